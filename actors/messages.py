@@ -1,0 +1,313 @@
+"""Every wire Struct that the core does not define, and one union per inbox.
+
+Rules: fields are only added at the end, with a default; no field names a class, function, file or shared memory; token ids
+travel, tensors never do. ``StepPlan``, ``StepResult``, ``Drafts`` and ``RequestOutput`` live in ``engine.core.plan``.
+
+Who talks to whom::
+
+    gateway <-> tokenizer <-> scheduler <-> target
+       ^            ^             ^          ^
+       +------------+-- supervisor ----------+     (Hello, Heartbeat, Failed up; Stop, Drain, ActorLost down)
+    every actor -> gateway: Stats
+"""
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from ..engine.core.plan import Drafts, RequestOutput, StepPlan, StepResult
+from ..engine.types import ErrorInfo, FinishReason, RequestId, SamplingParams
+
+PROTOCOL_VERSION = 1
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, array_like=True, omit_defaults=True):
+    """Base of all wire messages."""
+
+
+# --- life of an actor -------------------------------------------------------------------------------------------------
+
+
+class Hello(Message):
+    """First message of an actor to the supervisor, and of the target to the scheduler, when it can work."""
+
+    actor: str
+    pid: int
+    epoch: int
+    """Start count of this actor, from 0; a higher one replaces a lower one."""
+    protocol_version: int = PROTOCOL_VERSION
+    vocab_hash: str = ""
+    logits_width: int = 0
+    num_blocks: int = 0
+    """KV blocks of the target's pool."""
+    block_size: int = 0
+    max_model_len: int = 0
+    detail: dict[str, str] = {}
+    """Facts for people: device, dtype, kernels chosen, load seconds."""
+
+
+class Heartbeat(Message):
+    """Progress, sent once a second and when busy changes. A busy actor whose ``step`` stands still is stuck."""
+
+    actor: str
+    epoch: int
+    step: int
+    busy: bool
+    step_age_s: float
+    """Seconds since the current step began; 0 when idle."""
+
+
+class Failed(Message):
+    """An actor's last words; ``error.message`` is the root cause."""
+
+    actor: str
+    epoch: int
+    error: ErrorInfo
+
+
+class Stop(Message):
+    """End now."""
+
+
+class Drain(Message):
+    """Finish what runs, take nothing new."""
+
+
+class ActorLost(Message):
+    """``actor`` died or was replaced; state kept for it is void."""
+
+    actor: str
+    epoch: int
+
+
+class ActorState(msgspec.Struct, frozen=True, array_like=True):
+    """One actor as the supervisor sees it."""
+
+    name: str
+    state: Literal["starting", "ok", "stalled", "lost", "failed"]
+    pid: int
+    restarts: int
+    idle_s: float
+    error: str | None
+
+
+class EngineState(Message):
+    """Supervisor -> gateway and tokenizer: the truth for /health and /ready."""
+
+    state: Literal["starting", "ok", "degraded", "recovering", "draining", "failed"]
+    actors: list[ActorState]
+    error: str | None = None
+    hello: Hello | None = None
+    """The target's, once known."""
+
+
+class Stats(Message):
+    """Counters and gauges of one actor, cumulative, for the gateway's metrics registry."""
+
+    actor: str
+    epoch: int
+    values: dict[str, float]
+    """Counters and gauges by metric name without prefix."""
+    observations: dict[str, list[float]] = {}
+    """Histogram samples since the last report, at most 4096 a name."""
+
+
+# --- gateway <-> tokenizer --------------------------------------------------------------------------------------------
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Sampling fields as a client gave them; None = the model's default. Names and ranges: the HTTP interface."""
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    seed: int = 0
+    """Always set: the gateway draws one when the client gives none."""
+    stop: list[str] = []
+    include_stop_str_in_output: bool = False
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    logprobs: int | None = None
+    logprob_token_ids: list[int] | None = None
+    prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+
+
+class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A conversation to be rendered through the model's chat template."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    documents: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    template_kwargs: dict[str, Any] = {}
+
+
+class Generate(Message):
+    """One call. Exactly one of ``prompts`` and ``chat`` is set. Choices = prompts x n, index = prompt * n + i."""
+
+    call_id: str
+    sampling: Sampling
+    prompts: list[str | list[int]] | None = None
+    chat: Chat | None = None
+    n: int = 1
+    add_special_tokens: bool = True
+    echo: bool = False
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    priority: int = 0
+    cache_salt: str = ""
+    timeout_s: float = 600.0
+    return_token_ids: bool = False
+
+
+class AbortCall(Message):
+    """The client went away, or its deadline passed: end all requests of the call."""
+
+    call_id: str
+
+
+class Tokenize(Message):
+    """Encode a text or a conversation; answered by ``Tokenized``."""
+
+    call_id: str
+    prompt: str | None = None
+    chat: Chat | None = None
+    add_special_tokens: bool = True
+
+
+class Detokenize(Message):
+    """Decode ids; answered by ``Tokenized``."""
+
+    call_id: str
+    token_ids: list[int]
+
+
+class Tokenized(Message):
+    """Answer to Tokenize and Detokenize."""
+
+    call_id: str
+    token_ids: list[int]
+    token_strs: list[str]
+    text: str = ""
+
+
+class TextLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One token with its log-probability, as text."""
+
+    token_id: int
+    text: str
+    raw: bytes
+    """The token's exact bytes; ``text`` shows incomplete UTF-8 as U+FFFD."""
+    logprob: float
+    rank: int
+
+
+class PositionLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """The token at one position and its alternatives, most likely first."""
+
+    chosen: TextLogprob
+    top: list[TextLogprob]
+
+
+class PromptInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a prompt became."""
+
+    num_tokens: int
+    token_ids: list[int] | None = None
+    text: str | None = None
+    """Set when echo asks for it."""
+
+
+class Admitted(Message):
+    """All requests of the call are in the scheduler; deltas follow."""
+
+    call_id: str
+    prompts: list[PromptInfo]
+
+
+class CallFailed(Message):
+    """The call ends here: refused before admission, or failed after. Nothing of it follows."""
+
+    call_id: str
+    error: ErrorInfo
+
+
+class TextDelta(Message):
+    """More output of one choice. ``offset`` counts characters of output text before this one.
+
+    Exactly one delta per choice has a ``finish_reason`` and it is that choice's last.
+    """
+
+    call_id: str
+    index: int
+    offset: int
+    text: str
+    num_tokens: int
+    """Output tokens so far, this delta's included."""
+    token_ids: list[int] = []
+    logprobs: list[PositionLogprobs] | None = None
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    num_cached: int = 0
+    queue_s: float = 0.0
+
+
+# --- tokenizer <-> scheduler ------------------------------------------------------------------------------------------
+
+
+class Add(Message):
+    """Put a request into the queue; answered by ``Added`` or ``Refused``.
+
+    ``output_ids`` is not empty when a request is added again after the scheduler died: it goes on behind them.
+    """
+
+    request_id: RequestId
+    prompt_ids: list[int]
+    params: SamplingParams
+    priority: int = 0
+    cache_salt: str = ""
+    fork_of: RequestId | None = None
+    """Choice 0 of the same prompt: wait for its prompt to be computed and share the blocks."""
+    output_ids: list[int] = []
+    deadline_s: float = 600.0
+
+
+class Added(Message):
+    """The request is queued."""
+
+    request_id: RequestId
+
+
+class Refused(Message):
+    """The request was not taken."""
+
+    request_id: RequestId
+    error: ErrorInfo
+
+
+class Abort(Message):
+    """End a request; unknown ids are ignored."""
+
+    request_id: RequestId
+
+
+TokenizerInbox: TypeAlias = (
+    Generate | AbortCall | Tokenize | Detokenize | Added | Refused | RequestOutput | EngineState | ActorLost | Drain | Stop
+)
+SchedulerInbox: TypeAlias = Add | Abort | Drafts | StepResult | Hello | ActorLost | Drain | Stop
+TargetInbox: TypeAlias = StepPlan | ActorLost | Drain | Stop
+GatewayInbox: TypeAlias = Admitted | CallFailed | TextDelta | Tokenized | EngineState | Stats | Drain | Stop
+SupervisorInbox: TypeAlias = Hello | Heartbeat | Failed

@@ -1,0 +1,264 @@
+"""TOML to nested frozen Structs. Unknown keys are refused with the nearest known one; nothing is rewritten after ``load``.
+
+Precedence: ``-s section.key=value`` > ``PACELINE_SECTION__KEY`` environment > file > defaults here.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from .errors import ConfigError
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all tables."""
+
+
+class Server(Section):
+    """The HTTP gateway."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: list[str] = []
+    """Every route but the health ones then needs one of them."""
+    served_model_name: str | None = None
+    request_timeout_s: float = 600.0
+    shutdown_timeout_s: float = 30.0
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_logprobs: int = 20
+    """-1 = the whole vocabulary."""
+    allowed_origins: list[str] = []
+    """CORS origins; empty = no CORS header."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Scheduler(Section):
+    """Continuous batching."""
+
+    max_num_seqs: int = 64
+    """Most requests running at once."""
+    max_num_batched_tokens: int = 256
+    """Token budget of a step; a longer prompt is computed in chunks."""
+    max_in_flight: int = 2
+    """Plans sent to the target before the first one's result is needed."""
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    max_queued_requests: int = 1024
+    max_queued_tokens: int = 0
+    """0 = eight times the KV pool."""
+
+
+class Cache(Section):
+    """The paged KV cache."""
+
+    block_size: int = 16
+    """Tokens of a block."""
+    num_blocks: int = 0
+    """0 = from the memory really free."""
+    max_bytes: int = 0
+    """Upper bound when num_blocks is 0; 0 = memory_fraction of what is free."""
+    memory_fraction: float = 0.5
+    """Share of the free memory the pool may take on this device."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    enable_prefix_caching: bool = True
+
+
+class Target(Section):
+    """The target model's process."""
+
+    device: str = "auto"
+    """auto, cpu, cuda:0, ..."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "int8"] = "auto"
+    """Weights in memory. auto: int8 (group scales) on a CPU, bfloat16 on a GPU."""
+    max_model_len: int = 0
+    """Longest prompt + output; 0 = the model's own, shrunk (and said so) if the KV pool is smaller."""
+    num_threads: int = 0
+    """0 = one a core."""
+    native_kernels: bool = True
+    """False hides the compiled kernels and runs the plain torch ones."""
+
+
+class Config(Section):
+    """Everything a server needs to know."""
+
+    model: str = "smollm2:135m"
+    """A library name, a Hugging Face repo, a folder or a .gguf file."""
+    server: Server = Server()
+    scheduler: Scheduler = Scheduler()
+    cache: Cache = Cache()
+    target: Target = Target()
+
+
+_LEAST: dict[str, float] = {
+    "server.port": 0,
+    "server.request_timeout_s": 0.001,
+    "server.shutdown_timeout_s": 0,
+    "server.max_body_bytes": 1024,
+    "server.max_logprobs": -1,
+    "scheduler.max_num_seqs": 1,
+    "scheduler.max_num_batched_tokens": 1,
+    "scheduler.max_in_flight": 1,
+    "scheduler.max_queued_requests": 1,
+    "scheduler.max_queued_tokens": 0,
+    "cache.block_size": 1,
+    "cache.num_blocks": 0,
+    "cache.max_bytes": 0,
+    "cache.memory_fraction": 0.01,
+    "target.max_model_len": 0,
+    "target.num_threads": 0,
+}
+_MOST: dict[str, float] = {
+    "server.port": 65535,
+    "scheduler.max_in_flight": 2,
+    "cache.block_size": 256,
+    "cache.memory_fraction": 0.95,
+}
+
+
+def load(path: Path | str | None = None, overrides: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> Config:
+    """Read ``path`` (or nothing), apply environment and ``section.key=value`` overrides, check, and freeze.
+
+    Raises:
+        ConfigError: one line that names file and line (or the override), key and remedy.
+    """
+    tree: dict[str, Any] = {}
+    text = ""
+    if path is not None:
+        try:
+            raw = Path(path).read_bytes()
+        except OSError as e:
+            raise ConfigError(f"{path}: cannot be read: {e.strerror or e}; pass an existing TOML file") from e
+        try:
+            text = raw.decode()
+            tree = tomllib.loads(text)
+        except UnicodeDecodeError as e:
+            raise ConfigError(f"{path}: is not UTF-8 at byte {e.start}; save it as UTF-8") from e
+        except tomllib.TOMLDecodeError as e:
+            raise ConfigError(f"{path}: {e}; fix the TOML there") from e
+        except RecursionError as e:
+            raise ConfigError(f"{path}: nested too deeply; a config has tables of keys and nothing deeper") from e
+    where = _Locator(str(path) if path is not None else "config", text)
+    _check_keys(Config, tree, (), where)
+    for key, value, source in _overrides(overrides, os.environ if environ is None else environ):
+        _set(tree, key, value, source)
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as e:
+        raise ConfigError(_convert_message(e, where)) from e
+    check(config, where)
+    return config
+
+
+def check(config: Config, where: "_Locator | None" = None) -> None:
+    """Refuse values out of range and combinations that cannot work.
+
+    Raises:
+        ConfigError: naming key, value and bound.
+    """
+    where = where or _Locator("config", "")
+    for bounds, sign, word in ((_LEAST, 1, "least"), (_MOST, -1, "most")):
+        for key, bound in bounds.items():
+            section, name = key.split(".")
+            value = getattr(getattr(config, section), name)
+            if (value - bound) * sign < 0:
+                raise ConfigError(f"{where.at(key.split('.'))}{key} = {value}: must be at {word} {bound:g}")
+    if not config.model.strip():
+        raise ConfigError(f"{where.at(['model'])}model is empty; name a model, such as smollm2:135m")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.target.device):
+        key = where.at(["target", "device"])
+        raise ConfigError(f"{key}target.device = {config.target.device!r}: use auto, cpu, cuda or cuda:N")
+
+
+def parse_value(text: str) -> Any:
+    """A value in TOML syntax; a bare word is a string."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+class _Locator:
+    """Finds the line of a key in the source text, for messages."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.lines = text.splitlines()
+
+    def at(self, path: Iterable[str]) -> str:
+        *tables, key = path
+        header = ".".join(tables)
+        current = ""
+        for number, line in enumerate(self.lines, 1):
+            if m := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
+                current = m[1]
+                if not tables and current.split(".")[0] == key:
+                    return f"{self.name}:{number}: "
+            elif current == header and re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", line):
+                return f"{self.name}:{number}: "
+        return f"{self.name}: " if self.lines else ""
+
+
+def _check_keys(struct: type[msgspec.Struct], tree: Mapping[str, Any], path: tuple[str, ...], where: _Locator) -> None:
+    fields = {f.name: f.type for f in msgspec.structs.fields(struct)}
+    for key, value in tree.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(fields)}"
+            inside = f" in [{'.'.join(path)}]" if path else ""
+            raise ConfigError(f'{where.at((*path, key))}unknown key "{key}"{inside}; {hint}')
+        sub = fields[key]
+        if isinstance(sub, type) and issubclass(sub, msgspec.Struct) and isinstance(value, dict):
+            _check_keys(sub, value, (*path, key), where)
+
+
+def _overrides(items: Iterable[str], environ: Mapping[str, str]) -> Iterable[tuple[str, Any, str]]:
+    for name, text in sorted(environ.items()):
+        if name == "PACELINE_MODEL" or (name.startswith("PACELINE_") and "__" in name):
+            key = name.removeprefix("PACELINE_").lower().replace("__", ".")
+            yield key, parse_value(text), f"environment variable {name}"
+    for item in items:
+        key, eq, text = item.partition("=")
+        if not eq or not key.strip():
+            raise ConfigError(f"-s {item}: must be section.key=value, such as -s scheduler.max_num_seqs=32")
+        yield key.strip(), parse_value(text.strip()), f"-s {item}"
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
+    parts = key.split(".")
+    probe: dict[str, Any] = {}
+    leaf = probe
+    for part in parts[:-1]:
+        leaf = leaf.setdefault(part, {})
+    leaf[parts[-1]] = value
+    try:
+        _check_keys(Config, probe, (), _Locator("", ""))
+    except ConfigError as e:
+        raise ConfigError(f"{source}: {e}") from e
+    node = tree
+    for part in parts[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{source}: {part} is not a table")
+    node[parts[-1]] = value
+
+
+def _convert_message(error: msgspec.ValidationError, where: _Locator) -> str:
+    text, _, path = str(error).partition(" - at `$")
+    keys = [k for k in re.split(r"[.\[\]`]+", path) if k and k != "..."]
+    keys = [k for k in keys if not k.isdigit()]
+    if not keys:
+        return f"{where.name}: {text}"
+    return f"{where.at(keys)}{'.'.join(keys)}: {text[0].lower()}{text[1:]}"
+
+
+def choices(section: type[Section], name: str) -> list[str]:
+    """Allowed words of a Literal key, for help texts."""
+    for field in msgspec.structs.fields(section):
+        if field.name == name:
+            return [str(a) for a in get_args(field.type)]
+    return []

@@ -1,0 +1,123 @@
+"""What crosses to and from a device process: StepPlan out, StepResult back, RequestOutput to the tokenizer.
+
+The core defines these because the core decides them. Plain values: token ids travel, tensors never do.
+
+Positions of one row (b = committed tokens, prompt included; s = start; n = num_tokens; k = drafts)::
+
+    0 ............ s-1 | s ........ s+n-1 | s+n .... s+n+k-1 |
+    computed before    | committed, fed   | drafts, fed      |
+
+A row that ``yields`` has s+n == b, and the logits of its last committed position and of each draft are used: k+1
+distributions, from which 1 to k+1 tokens are committed.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from ..types import ErrorInfo, FinishReason, RequestId, SamplingParams
+
+DraftDepth: TypeAlias = Mapping[RequestId, int] | int
+"""How many drafts each request may have verified this step; an int is for all."""
+
+
+class Drafts(msgspec.Struct, frozen=True, array_like=True, tag=True, omit_defaults=True):
+    """Proposed tokens behind position ``base_len - 1`` of a request, stamped so that stale ones are recognised."""
+
+    request_id: RequestId
+    epoch: int
+    base_len: int
+    token_ids: list[int]
+    parents: list[int] | None = None
+    """None = chain; else index of each draft's parent, -1 = root."""
+    source: str = ""
+
+
+class NewRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A request the target does not hold yet (new, or back from preemption under a higher epoch)."""
+
+    request_id: RequestId
+    epoch: int
+    token_ids: list[int]
+    """Prompt and output so far."""
+    num_prompt: int
+    block_ids: list[int]
+    params: SamplingParams
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults=True):
+    """One request's share of a step. See the module's position map."""
+
+    request_id: RequestId
+    epoch: int
+    start: int
+    num_tokens: int
+    num_blocks: int
+    """Entries of the block table that stay valid; the runner cuts its table there, then appends ``new_block_ids``."""
+    new_block_ids: list[int]
+    yields: bool = False
+    after: int = -1
+    """Step whose result holds the last fed token when it was not known at planning; -1 = known."""
+    draft_ids: list[int] = []
+    draft_parents: list[int] | None = None
+
+
+class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """One step for the target. The runner forgets ``closed``, then opens ``new``, then runs ``rows``."""
+
+    step: int
+    closed: list[RequestId]
+    new: list[NewRequest]
+    rows: list[Row]
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Natural logs of the raw model distribution at one position."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    """1 = most likely."""
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
+class RowResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """Outcome of one row. ``token_ids`` are the accepted drafts and the next token; empty for a prompt chunk."""
+
+    request_id: RequestId
+    epoch: int
+    token_ids: list[int]
+    num_accepted: int = 0
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    """For the prompt tokens at positions ``start + 1 .. min(start + num_tokens, num_prompt - 1)``, in order."""
+    error: ErrorInfo | None = None
+    """This request alone failed."""
+
+
+class StepResult(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Answer to a StepPlan, rows in plan order. ``elapsed_s`` is the time the step took on the device process."""
+
+    step: int
+    rows: list[RowResult]
+    elapsed_s: float = 0.0
+
+
+class RequestOutput(msgspec.Struct, frozen=True, array_like=True, tag=True, omit_defaults=True):
+    """Newly committed tokens of a request. ``offset`` = output tokens before these; receivers drop what they have."""
+
+    request_id: RequestId
+    offset: int
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    """The stop token id that ended the request, when it was one of ``stop_token_ids``."""
+    num_cached: int = 0
+    """Prompt tokens taken from the prefix cache when the request was first planned."""
+    queue_s: float = 0.0
+    """Seconds from arrival to the first plan."""
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    error: ErrorInfo | None = None

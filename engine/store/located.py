@@ -1,0 +1,53 @@
+"""Where a model's files are, and what is known of it without loading weights. Plain values; no torch, no I/O."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from ..types import ModelConfig
+
+
+class Located(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's files on this machine, present and verified."""
+
+    name: str
+    """As the user wrote it."""
+    kind: Literal["safetensors", "gguf"]
+    folder: str
+    """The folder that holds ``files``; for a GGUF file its parent."""
+    files: list[str]
+    """Weight files, absolute, in load order."""
+    sizes: list[int]
+    digests: list[str | None]
+    """sha256 in hex where the source knows it."""
+    source: str = ""
+    """The plug-in that found it."""
+
+
+class TokenizerSource(msgspec.Struct, frozen=True, kw_only=True):
+    """From what the tokenizer is built: a ``tokenizer.json`` or the metadata of a GGUF file."""
+
+    kind: Literal["json", "gguf"]
+    path: str
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What we know of a model without loading it."""
+
+    name: str
+    model: ModelConfig
+    tokenizer: TokenizerSource
+    chat_template: str | None
+    special_tokens: dict[str, str] = {}
+    """bos_token, eos_token, unk_token, pad_token as text, for the chat template."""
+    bos_id: int | None = None
+    add_bos: bool = False
+    """Whether encoding plain text starts with bos."""
+    end_ids: list[int] = []
+    """Ids that end an answer: eos and end-of-turn."""
+    defaults: dict[str, Any] = {}
+    """generation_config: temperature, top_p, top_k, min_p, repetition_penalty where given."""
+    size_bytes: int = 0
+    quantization: str = ""
+    """Such as BF16 or Q4_1, for people."""
+    license: str = ""
