@@ -237,8 +237,11 @@ def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
     leaf[parts[-1]] = value
     try:
         _check_keys(Config, probe, (), _Locator("", ""))
+        msgspec.convert(probe, Config)
     except ConfigError as e:
         raise ConfigError(f"{source}: {e}") from e
+    except msgspec.ValidationError as e:
+        raise ConfigError(f"{source}: {_convert_message(e, _Locator('', ''))}") from e
     node = tree
     for part in parts[:-1]:
         node = node.setdefault(part, {})
@@ -252,7 +255,7 @@ def _convert_message(error: msgspec.ValidationError, where: _Locator) -> str:
     keys = [k for k in re.split(r"[.\[\]`]+", path) if k and k != "..."]
     keys = [k for k in keys if not k.isdigit()]
     if not keys:
-        return f"{where.name}: {text}"
+        return f"{where.name}: {text}".removeprefix(": ")
     return f"{where.at(keys)}{'.'.join(keys)}: {text[0].lower()}{text[1:]}"
 
 
