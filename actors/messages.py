@@ -305,7 +305,17 @@ class Abort(Message):
 
 
 TokenizerInbox: TypeAlias = (
-    Generate | AbortCall | Tokenize | Detokenize | Added | Refused | RequestOutput | EngineState | ActorLost | Drain | Stop
+    Generate
+    | AbortCall
+    | Tokenize
+    | Detokenize
+    | Added
+    | Refused
+    | RequestOutput
+    | EngineState
+    | ActorLost
+    | Drain
+    | Stop
 )
 SchedulerInbox: TypeAlias = Add | Abort | Drafts | StepResult | Hello | ActorLost | Drain | Stop
 TargetInbox: TypeAlias = StepPlan | ActorLost | Drain | Stop

@@ -26,7 +26,12 @@ COLUMNS = ["output_tok_s", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "itl_p99_
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--url", action="append", metavar="[NAME=]URL", help="server; may be given several times (default 127.0.0.1:8000)")
+    add(
+        "--url",
+        action="append",
+        metavar="[NAME=]URL",
+        help="server; may be given several times (default 127.0.0.1:8000)",
+    )
     add("--model", help="model name to send (default: the first the server lists)")
     add("--api-key")
     add("--completions", action="store_true", help="use /v1/completions in place of chat")
@@ -58,7 +63,9 @@ def body_fields(args: argparse.Namespace) -> dict[str, Any]:
     return fields
 
 
-async def one_level(target: Target, level: float, is_rate: bool, prompts: list[str], args: argparse.Namespace, seed: int):
+async def one_level(
+    target: Target, level: float, is_rate: bool, prompts: list[str], args: argparse.Namespace, seed: int
+):
     count = args.requests or max(8, 4 * int(level))
     rng = random.Random(seed)
     order = rng.sample(prompts, len(prompts))
@@ -97,13 +104,14 @@ async def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def print_level(rows: list[dict[str, Any]], first: bool, is_rate: bool) -> None:
-    head = ["server", "rate/s" if is_rate else "clients", "errors", "tok/s", "±%", "ratio", "TTFT p50 ms", "p99", "ITL p50 ms",
-            "p99", "ms/token"]  # fmt: skip
+    load = "rate/s" if is_rate else "clients"
+    head = ["server", load, "errors", "tok/s", "±%", "ratio", "TTFT p50 ms", "p99", "ITL p50 ms", "p99", "ms/token"]
     cells = []
     for row in rows:
         ratio = rows[0]["output_tok_s"] / row["output_tok_s"] if row["output_tok_s"] else 0.0
-        cells.append([row["server"], f"{row['load']:g}", row["errors"], row["output_tok_s"], f"{100 * row['output_tok_s_spread']:.0f}",
-                      f"{ratio:.2f}", *(row[c] for c in COLUMNS[1:])])  # fmt: skip
+        spread = f"{100 * row['output_tok_s_spread']:.0f}"
+        figures = [row["output_tok_s"], spread, f"{ratio:.2f}", *(row[c] for c in COLUMNS[1:])]
+        cells.append([row["server"], f"{row['load']:g}", row["errors"], *figures])
     text = table(cells, head).split("\n")
     print("\n".join(text if first else text[2:]), flush=True)
 

@@ -1,4 +1,4 @@
-"""TOML to nested frozen Structs. Unknown keys are refused with the nearest known one; nothing is rewritten after ``load``.
+"""TOML to nested frozen Structs. Unknown keys are refused with the nearest known one; nothing changes after ``load``.
 
 Precedence: ``-s section.key=value`` > ``PACELINE_SECTION__KEY`` environment > file > defaults here.
 """
@@ -120,7 +120,9 @@ _MOST: dict[str, float] = {
 }
 
 
-def load(path: Path | str | None = None, overrides: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> Config:
+def load(
+    path: Path | str | None = None, overrides: Iterable[str] = (), environ: Mapping[str, str] | None = None
+) -> Config:
     """Read ``path`` (or nothing), apply environment and ``section.key=value`` overrides, check, and freeze.
 
     Raises:

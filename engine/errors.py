@@ -48,7 +48,9 @@ class BadModelFileError(PacelineError):
 class InvalidRequestError(PacelineError):
     """The client's request is wrong; ``param`` is a dotted path into its body."""
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, not_found: bool = False) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, not_found: bool = False
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code

@@ -1,6 +1,6 @@
 """Plain values shared by every part: ids, sampling parameters, model sizes, error records.
 
-Knows nothing of torch, sockets or files. Everything here is a frozen msgspec Struct or an alias, so it can cross a wire.
+Knows nothing of torch, sockets or files. Everything here is a frozen msgspec Struct or an alias and can cross a wire.
 """
 
 from typing import Literal, TypeAlias

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("engine", "actors", "kernels", "spec_decode")
-SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")) + [ROOT / "__init__.py"]
+SOURCES = [*sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")), ROOT / "__init__.py"]
 
 # module prefix -> prefixes of ours it may import; the longest matching left side counts.
 ALLOWED: dict[str, tuple[str, ...]] = {
@@ -34,11 +34,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "engine.models": ("engine.types", "engine.errors", "engine.plugins", "engine.nn", "engine.models", "kernels"),
     "engine.formats": ("engine.formats", "engine.errors", "engine.types", "engine.nn.weights", "engine.store.located"),
     "engine.execution": (
-        "engine.nn", "engine.types", "engine.errors", "engine.plugins", "engine.core.plan", "engine.execution", "kernels",
+        "engine.nn", "engine.types", "engine.errors", "engine.plugins", "engine.core.plan", "engine.execution",
+        "kernels",
     ),
     "spec_decode": (
-        "engine.types", "engine.errors", "engine.core.plan", "engine.nn", "engine.execution", "engine.plugins", "kernels",
-        "spec_decode",
+        "engine.types", "engine.errors", "engine.core.plan", "engine.nn", "engine.execution", "engine.plugins",
+        "kernels", "spec_decode",
     ),
     "actors.messages": ("engine.types", "engine.errors", "engine.core.plan"),
     "actors.text": ("engine.types", "engine.errors", "actors.text", "actors.messages", "engine.store.located",
@@ -139,7 +140,9 @@ def test_nothing_is_pickled() -> None:
 
 @pytest.mark.parametrize("module", NO_TORCH)
 def test_no_torch_behind(module: str) -> None:
-    code = f"import sys, {module}; bad = [m for m in ('torch', 'transformers') if m in sys.modules]; sys.exit(repr(bad) if bad else 0)"
+    code = (
+        f"import sys, {module}; bad = {{'torch', 'transformers'}} & set(sys.modules); sys.exit(repr(bad) if bad else 0)"
+    )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

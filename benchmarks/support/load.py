@@ -1,7 +1,7 @@
 """A small load generator for any OpenAI-compatible URL: closed loop (N clients) or open loop (Poisson arrivals).
 
-Plain asyncio streams and hand-read server-sent events, because on a small machine the client shares the cores with the server:
-what it burns, the server lacks.
+Plain asyncio streams and hand-read server-sent events: on a small machine the client shares the cores with the
+server, and what it burns the server lacks.
 """
 
 import asyncio
@@ -78,7 +78,9 @@ class Target:
         if self.model is None:
             status, body = await self.get("/v1/models")
             if status != 200:
-                raise SystemExit(f"GET /v1/models answered {status}; is an OpenAI-compatible server at {self.host}:{self.port}?")
+                raise SystemExit(
+                    f"GET /v1/models answered {status}; is an OpenAI-compatible server at {self.host}:{self.port}?"
+                )
             self.model = str(json.loads(body)["data"][0]["id"])
         return self.model
 
