@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long `paceline serve` takes until the port answers, until /ready, and until a first token; and what memory it takes.
+"""How long `paceline serve` takes until its port answers, until /ready and until a first token; and its memory.
 
     python benchmarks/startup.py --model smollm2:135m --repeats 5
 
