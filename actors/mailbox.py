@@ -1,9 +1,17 @@
 """How actors reach each other: one bounded inbox each, addressed by actor name.
 
-``ZmqMailbox`` is the real one; ``MemoryMailbox`` passes the same bytes in memory, for tests.
+``ZmqMailbox`` (``zmq_mailbox.py``) is the real one; ``MemoryMailbox`` (``memory_mailbox.py``) passes the same bytes in
+memory, for tests. Both speak for one start of one actor, its *epoch*: a message of a peer's earlier epoch is dropped
+when it arrives, and a message to a peer that has been replaced is never read by the replacement.
 """
 
+import logging
 from typing import Any, Protocol
+
+from ..engine.errors import WireError
+from . import wire
+
+log = logging.getLogger(__name__)
 
 
 class MailboxFull(Exception):
@@ -27,6 +35,64 @@ class Mailbox(Protocol):
         """The next (sender's name, decoded message). Malformed frames are counted and skipped."""
         ...
 
+    def lost(self, actor: str, epoch: int) -> None:
+        """``actor`` of ``epoch`` is dead: drop what is queued for it, and send to its replacement from now on."""
+        ...
+
     def close(self) -> None:
         """Release sockets and their files."""
         ...
+
+
+class Opener:
+    """Turns (identity, frame) into (sender, message); counts what it refuses. Shared by both mailboxes.
+
+    An identity is ``<name>.<epoch>``. The first bad frame of a sender is logged, the rest only counted.
+    """
+
+    def __init__(self, name: str, epochs: dict[str, int] | None) -> None:
+        self._decoder = wire.decoder(wire.role_of(name))
+        self._known: dict[bytes, tuple[str, int]] = {}
+        self.epochs = dict(epochs or {})
+        """Epoch of each peer as far as known; absent = 0."""
+        self.num_bad = 0
+        """Frames that were no message of this inbox."""
+        self.num_stale = 0
+        """Messages of a peer's earlier epoch."""
+
+    def open(self, identity: bytes, frame: bytes) -> tuple[str, int, Any] | None:
+        """(sender, its epoch, message), or None when the frame was refused and counted."""
+        try:
+            sender, epoch = self._known.get(identity) or self._parse(identity)
+            if epoch < self.epochs.get(sender, 0):
+                self.num_stale += 1
+                return None
+            return sender, epoch, self._decoder.decode(frame)
+        except WireError as e:
+            self.num_bad += 1
+            if self.num_bad == 1:
+                log.warning("from %s: %s", identity[:40].decode("ascii", "replace"), e)
+            return None
+
+    def newer(self, actor: str, epoch: int) -> bool:
+        """Note that ``actor`` now lives in ``epoch``; whether that is news."""
+        if epoch <= self.epochs.get(actor, 0):
+            return False
+        self.epochs[actor] = epoch
+        return True
+
+    def _parse(self, identity: bytes) -> tuple[str, int]:
+        name, _, epoch = identity.decode("ascii", "replace").rpartition(".")
+        try:
+            wire.role_of(name)
+            found = name, int(epoch)
+        except (LookupError, ValueError) as e:
+            raise WireError("the sender is no actor of this engine; dropped") from e
+        if len(self._known) < 256:
+            self._known[identity] = found
+        return found
+
+
+def identity_of(name: str, epoch: int) -> bytes:
+    """What a sender calls itself on the wire."""
+    return f"{name}.{epoch}".encode()

@@ -1,7 +1,8 @@
 """Every wire Struct that the core does not define, and one union per inbox.
 
-Rules: fields are only added at the end, with a default; no field names a class, function, file or shared memory; token ids
-travel, tensors never do. ``StepPlan``, ``StepResult``, ``Drafts`` and ``RequestOutput`` live in ``engine.core.plan``.
+Rules: fields are only added at the end, with a default; no field names a class, function, file or shared memory; token
+ids travel, tensors never do. What the core defines (``StepPlan``, ``StepResult``, ``Drafts``, ``RequestOutput``) is in
+``engine.core.plan``.
 
 Who talks to whom::
 
@@ -28,7 +29,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True, omit_defau
 # --- life of an actor -------------------------------------------------------------------------------------------------
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """First message of an actor to the supervisor, and of the target to the scheduler, when it can work."""
 
     actor: str
@@ -46,7 +47,7 @@ class Hello(Message):
     """Facts for people: device, dtype, kernels chosen, load seconds."""
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     """Progress, sent once a second and when busy changes. A busy actor whose ``step`` stands still is stuck."""
 
     actor: str
@@ -57,7 +58,7 @@ class Heartbeat(Message):
     """Seconds since the current step began; 0 when idle."""
 
 
-class Failed(Message):
+class Failed(Message, frozen=True):
     """An actor's last words; ``error.message`` is the root cause."""
 
     actor: str
@@ -65,15 +66,15 @@ class Failed(Message):
     error: ErrorInfo
 
 
-class Stop(Message):
+class Stop(Message, frozen=True):
     """End now."""
 
 
-class Drain(Message):
+class Drain(Message, frozen=True):
     """Finish what runs, take nothing new."""
 
 
-class ActorLost(Message):
+class ActorLost(Message, frozen=True):
     """``actor`` died or was replaced; state kept for it is void."""
 
     actor: str
@@ -91,7 +92,7 @@ class ActorState(msgspec.Struct, frozen=True, array_like=True):
     error: str | None
 
 
-class EngineState(Message):
+class EngineState(Message, frozen=True):
     """Supervisor -> gateway and tokenizer: the truth for /health and /ready."""
 
     state: Literal["starting", "ok", "degraded", "recovering", "draining", "failed"]
@@ -101,7 +102,7 @@ class EngineState(Message):
     """The target's, once known."""
 
 
-class Stats(Message):
+class Stats(Message, frozen=True):
     """Counters and gauges of one actor, cumulative, for the gateway's metrics registry."""
 
     actor: str
@@ -154,7 +155,7 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     template_kwargs: dict[str, Any] = {}
 
 
-class Generate(Message):
+class Generate(Message, frozen=True):
     """One call. Exactly one of ``prompts`` and ``chat`` is set. Choices = prompts x n, index = prompt * n + i."""
 
     call_id: str
@@ -172,13 +173,13 @@ class Generate(Message):
     return_token_ids: bool = False
 
 
-class AbortCall(Message):
+class AbortCall(Message, frozen=True):
     """The client went away, or its deadline passed: end all requests of the call."""
 
     call_id: str
 
 
-class Tokenize(Message):
+class Tokenize(Message, frozen=True):
     """Encode a text or a conversation; answered by ``Tokenized``."""
 
     call_id: str
@@ -187,14 +188,14 @@ class Tokenize(Message):
     add_special_tokens: bool = True
 
 
-class Detokenize(Message):
+class Detokenize(Message, frozen=True):
     """Decode ids; answered by ``Tokenized``."""
 
     call_id: str
     token_ids: list[int]
 
 
-class Tokenized(Message):
+class Tokenized(Message, frozen=True):
     """Answer to Tokenize and Detokenize."""
 
     call_id: str
@@ -230,21 +231,21 @@ class PromptInfo(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     """Set when echo asks for it."""
 
 
-class Admitted(Message):
+class Admitted(Message, frozen=True):
     """All requests of the call are in the scheduler; deltas follow."""
 
     call_id: str
     prompts: list[PromptInfo]
 
 
-class CallFailed(Message):
+class CallFailed(Message, frozen=True):
     """The call ends here: refused before admission, or failed after. Nothing of it follows."""
 
     call_id: str
     error: ErrorInfo
 
 
-class TextDelta(Message):
+class TextDelta(Message, frozen=True):
     """More output of one choice. ``offset`` counts characters of output text before this one.
 
     Exactly one delta per choice has a ``finish_reason`` and it is that choice's last.
@@ -268,7 +269,7 @@ class TextDelta(Message):
 # --- tokenizer <-> scheduler ------------------------------------------------------------------------------------------
 
 
-class Add(Message):
+class Add(Message, frozen=True):
     """Put a request into the queue; answered by ``Added`` or ``Refused``.
 
     ``output_ids`` is not empty when a request is added again after the scheduler died: it goes on behind them.
@@ -285,20 +286,20 @@ class Add(Message):
     deadline_s: float = 600.0
 
 
-class Added(Message):
+class Added(Message, frozen=True):
     """The request is queued."""
 
     request_id: RequestId
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     """The request was not taken."""
 
     request_id: RequestId
     error: ErrorInfo
 
 
-class Abort(Message):
+class Abort(Message, frozen=True):
     """End a request; unknown ids are ignored."""
 
     request_id: RequestId
@@ -319,5 +320,5 @@ TokenizerInbox: TypeAlias = (
 )
 SchedulerInbox: TypeAlias = Add | Abort | Drafts | StepResult | Hello | ActorLost | Drain | Stop
 TargetInbox: TypeAlias = StepPlan | ActorLost | Drain | Stop
-GatewayInbox: TypeAlias = Admitted | CallFailed | TextDelta | Tokenized | EngineState | Stats | Drain | Stop
+GatewayInbox: TypeAlias = Admitted | CallFailed | TextDelta | Tokenized | EngineState | Stats | ActorLost | Drain | Stop
 SupervisorInbox: TypeAlias = Hello | Heartbeat | Failed

@@ -1,0 +1,86 @@
+"""Where a spawned actor's process begins: ``python -P -m paceline.actors.actor_main``, set up through standard input.
+
+The role's module is imported here and nowhere else in the process tree: only the target's process pays for torch.
+"""
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from importlib import import_module
+
+import anyio
+import msgspec
+
+from .actor import Actor, Setup
+from .wire import role_of
+from .zmq_mailbox import ZmqMailbox
+
+ROLES = {
+    "gateway": ".http.gateway:Gateway",
+    "tokenizer": ".tokenizer:Tokenizer",
+    "scheduler": ".scheduler:SchedulerActor",
+    "target": ".target:Target",
+}
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Read the Setup, tie our life to the parent's, and run the actor."""
+    setup = _read_setup()
+    logging.basicConfig(
+        level=setup.log_level.upper(), stream=sys.stderr, format=f"%(levelname)s {setup.actor}: %(message)s"
+    )
+    logging.raiseExceptions = False  # a closed log pipe must not fail a call
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's to answer
+    _die_with_parent(setup)
+    return anyio.run(_run, setup)
+
+
+async def _run(setup: Setup) -> int:
+    mailbox = ZmqMailbox(setup.actor, setup.epoch, setup.folder, setup.epochs)
+    try:
+        actor = _load(setup)(setup, mailbox)
+    except BaseException:
+        mailbox.close()
+        raise
+    return await actor.run()
+
+
+def _load(setup: Setup) -> type[Actor]:
+    module, _, name = (setup.entry or ROLES[role_of(setup.actor)]).partition(":")
+    return getattr(import_module(module, __package__), name)
+
+
+def _read_setup() -> Setup:
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        chunk = os.read(0, 65536)
+        if not chunk:
+            raise SystemExit("an actor is started by the supervisor, not by hand; run: paceline serve")
+        data += chunk
+    return msgspec.json.decode(bytes(data), type=Setup)
+
+
+def _die_with_parent(setup: Setup) -> None:
+    """End when standard input ends, whatever the event loop is doing, and leave no socket file behind.
+
+    An actor that may hang inside a device call is killed by the kernel as well; the others clean up for it.
+    """
+    if role_of(setup.actor) == "target" and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        shutil.rmtree(setup.folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
