@@ -1,0 +1,77 @@
+"""Which backend serves an op on a device: chosen once, at the first call, and kept.
+
+A backend is a file ``kernels/<op>/<backend>.py`` with the functions of ``reference.py`` beside it, same signatures, and
+``why_not(device) -> str | None``. Knows nothing of what an op computes.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .native import load
+
+OPS = ("rms_norm", "rope", "store_kv", "paged_attention", "silu_mul", "linear_int8", "sample")
+_PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
+"""Backends to try on each kind of device, best first; the reference comes last everywhere."""
+
+_chosen: dict[tuple[str, str, str], Callable[..., Any]] = {}
+_native = True
+
+
+def backend(op: str, tensor: torch.Tensor, fn: str = "run") -> Callable[..., Any]:
+    """The function ``fn`` of the backend that serves ``op`` where ``tensor`` lives."""
+    key = (op, fn, tensor.device.type)
+    found = _chosen.get(key)
+    if found is None:
+        name = select(op, key[2])[0]
+        found = _chosen[key] = getattr(importlib.import_module(f"{__package__}.{op}.{name}"), fn)
+    return found
+
+
+def select(op: str, device: str) -> tuple[str, dict[str, str]]:
+    """The backend's name for ``op`` on a kind of device, and of each better one why it was passed over.
+
+    Raises:
+        LookupError: there is no such op.
+    """
+    if op not in OPS:
+        raise LookupError(f"no op {op!r}; known: {', '.join(OPS)}")
+    passed_over: dict[str, str] = {}
+    for name in _PREFERRED.get(device, ()):
+        reason = _why_not(op, name, device)
+        if reason is None:
+            return name, passed_over
+        passed_over[name] = reason
+    return "reference", passed_over
+
+
+def why(device: str = "cpu") -> dict[str, str]:
+    """For each op one sentence: its backend on this kind of device, and why each other was passed over."""
+    told: dict[str, str] = {}
+    for op in OPS:
+        name, passed_over = select(op, device)
+        told[op] = "; ".join([name, *(f"not {other}: {reason}" for other, reason in passed_over.items())])
+    return told
+
+
+def configure(native: bool = True, num_threads: int = 0) -> None:
+    """Set up before the first op: hide the native library, or give its pool ``num_threads`` threads (0 = one a core).
+
+    Weights packed before a change of ``native`` are of the other backend's layout: pack them again.
+    """
+    global _native
+    _native = native
+    _chosen.clear()
+    if native:
+        load.set_num_threads(num_threads)
+
+
+def _why_not(op: str, name: str, device: str) -> str | None:
+    if name == "cpu" and not _native:
+        return "native kernels are hidden by configuration"
+    if importlib.util.find_spec(f"{__package__}.{op}.{name}") is None:
+        return "not written for this op"
+    return importlib.import_module(f"{__package__}.{op}.{name}").why_not(device)

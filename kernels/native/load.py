@@ -1,0 +1,82 @@
+"""Finds the compiled kernels and says why not when they are missing. Plain C functions through ctypes; no build happens here."""
+
+import ctypes
+import importlib.machinery
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+ABI = 1
+"""Raised with every change of a signature; must equal ``PL_ABI`` in abi.h."""
+
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_KINDS = {"p": _POINTER, "i": _INT, "f": _FLOAT}
+_SIGNATURES = {
+    "pl_set_num_threads": "i",
+    "pl_limit_isa": "i",
+    "pl_rms_norm": "pppppiif",
+    "pl_rope": "piipiippiii",
+    "pl_store_kv": "piippppiiiiii",
+    "pl_silu_mul": "ppii",
+    "pl_paged_attention": "pippppppiiiiiiiiffi",
+    "pl_pack_int8": "pppii",
+    "pl_linear_int8": "pppppiii",
+    "pl_sample": "pppppii",
+}
+"""Argument kinds of each function (p pointer, i int64, f float); all return an int64. abi.h says what they mean."""
+
+
+def _open() -> tuple[ctypes.CDLL | None, str]:
+    folder = Path(__file__).parent
+    found = [folder / f"lib{s}" for s in importlib.machinery.EXTENSION_SUFFIXES if (folder / f"lib{s}").exists()]
+    if not found:
+        return None, "the native library was not built: install a C++ compiler, then install paceline again"
+    try:
+        library = ctypes.CDLL(str(found[0]))
+        version = library.pl_abi_version()
+        for name, kinds in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes = [_KINDS[k] for k in kinds]
+            function.restype = _INT
+    except (OSError, AttributeError) as e:
+        return None, f"the native library cannot be used ({e}): install paceline again"
+    if version != ABI:
+        return None, f"the native library has version {version}, not {ABI}: install paceline again"
+    return library, ""
+
+
+_library, _reason = _open()
+
+
+def why_not(device: str) -> str | None:
+    """Why the native kernels cannot serve this kind of device, or None."""
+    if device != "cpu":
+        return f"the native library serves cpu, not {device}"
+    return None if _library is not None else _reason
+
+
+def function(name: str) -> Callable[..., int]:
+    """A C function with its argument types set; calling it without a library raises with the reason."""
+    if _library is not None:
+        return getattr(_library, name)
+
+    def missing(*_: object) -> int:
+        raise RuntimeError(f"{name}: {_reason}")
+
+    return missing
+
+
+def set_num_threads(num_threads: int = 0) -> int:
+    """Size of the library's thread pool, the calling thread included; 0 = one a core this process may use. Returns it."""
+    size = num_threads or _num_cores()
+    if _library is not None:
+        _library.pl_set_num_threads(size)
+    return size
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if _library is not None:
+    set_num_threads()
