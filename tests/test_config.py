@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from paceline.engine import config
 from paceline.engine.errors import ConfigError
 
