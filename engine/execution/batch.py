@@ -1,0 +1,45 @@
+"""Pack the rows of a step into the tensors a model reads: one indexing pass over the request table, no padding."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..nn.model import Batch
+from .state import Fed, RequestTable
+
+
+def pack(
+    rows: Sequence[Fed], table: RequestTable, block_size: int, device: torch.device | str = "cpu"
+) -> tuple[Batch, np.ndarray]:
+    """Rows (at least one) -> the model's batch, and ``query_starts`` [R + 1] once more for the host.
+
+    Row r feeds tokens ``start .. start + count - 1`` of its request; drafts already lie behind the committed tokens.
+    """
+    num_rows = len(rows)
+    lines = np.fromiter([f.held.line for f in rows], np.int64, num_rows)
+    starts = np.fromiter([f.row.start for f in rows], np.int32, num_rows)
+    counts = np.fromiter([f.count for f in rows], np.int32, num_rows)
+    most_blocks = max(f.held.num_blocks for f in rows)
+    query_starts = np.zeros(num_rows + 1, np.int32)
+    np.cumsum(counts, out=query_starts[1:])
+    if query_starts[-1] == num_rows:
+        owners, positions = lines, starts
+    else:
+        owners = np.repeat(lines, counts)
+        positions = np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], counts)
+    block, offset = np.divmod(positions, np.int32(block_size))
+    arrays = (
+        table.tokens[owners, positions],
+        positions,
+        table.blocks[owners, block] * np.int32(block_size) + offset,
+        query_starts,
+        starts + counts,
+        table.blocks[lines, :most_blocks],
+    )
+    token_ids, where, slots, bounds, context_lens, block_tables = (_tensor(a, device) for a in arrays)
+    return Batch(token_ids, where, slots, bounds, context_lens, block_tables), query_starts
+
+
+def _tensor(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)

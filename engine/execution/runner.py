@@ -1,0 +1,168 @@
+"""Run one step: plan in, result out. Holds the KV pages and the state of every open request.
+
+Knows nothing of queues, clients or why a plan looks as it does. The model, the pages and the acceptance rule are handed in;
+plain decoding is verification of no drafts, so there is one path through here.
+"""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..core.plan import NewRequest, Row, RowResult, StepPlan, StepResult, TokenLogprobs
+from ..nn.model import KVCache, Model
+from ..types import ErrorInfo, RequestId
+from .acceptance import Accepted, Rule, VerifyBatch
+from .batch import pack
+from .logprobs import describe
+from .sampler import Ask, process
+from .state import Fed, RequestTable, RowError
+
+_PROMPT_LOGITS = 64
+"""Rows of prompt logits made at once: a chunk of 256 over a vocabulary of 150k would take 150 MB."""
+
+
+class Runner:
+    """The target's side of a step. One call at a time; a failure of one request is that row's error, others raise."""
+
+    def __init__(self, model: Model, kv: KVCache, rule: Rule, *, device: torch.device | str = "cpu") -> None:
+        self._model = model
+        self._kv = kv
+        self._rule = rule
+        self._device = device
+        self._table = RequestTable(
+            num_blocks=kv.k[0].shape[0], block_size=kv.block_size, vocab_size=model.config.vocab_size
+        )
+
+    @property
+    def num_held(self) -> int:
+        """Open requests."""
+        return len(self._table)
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> StepResult:
+        """Forget ``plan.closed``, open ``plan.new``, run ``plan.rows``; results in the order of the rows."""
+        began = time.perf_counter()
+        for request_id in plan.closed:
+            self._table.close(request_id)
+        refused = self._open(plan.new)
+        results: dict[int, RowResult] = {}
+        fed: list[Fed] = []
+        for place, row in enumerate(plan.rows):
+            try:
+                if row.request_id in refused:
+                    raise refused[row.request_id]
+                fed.append(self._table.admit(place, row))
+            except RowError as e:
+                results[place] = self._failed(row, e)
+        if fed:
+            self._step(fed, results)
+        return StepResult(plan.step, [results[i] for i in range(len(plan.rows))], time.perf_counter() - began)
+
+    def _open(self, requests: Sequence[NewRequest]) -> dict[RequestId, RowError]:
+        refused: dict[RequestId, RowError] = {}
+        for new in requests:
+            try:
+                self._table.open(new)
+            except RowError as e:
+                refused[new.request_id] = e
+        return refused
+
+    def _step(self, fed: list[Fed], results: dict[int, RowResult]) -> None:
+        batch, starts = pack(fed, self._table, self._kv.block_size, self._device)
+        hidden = self._model.forward(batch, self._kv)
+        yielding: list[Fed] = []
+        places: list[int] = []  # of the hidden states from which tokens are chosen
+        for item, start, end in zip(fed, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            row = item.row
+            if row.yields:
+                yielding.append(item)
+                places += range(end - len(row.draft_ids) - 1, end)
+            prompt_logprobs = self._prompt_logprobs(item, hidden[start:end])
+            results[item.place] = RowResult(row.request_id, row.epoch, [], prompt_logprobs=prompt_logprobs)
+        if yielding:
+            if len(places) < len(hidden):
+                hidden = hidden[torch.tensor(places, device=hidden.device)]
+            self._choose(yielding, hidden, results)
+
+    def _choose(self, rows: list[Fed], hidden: torch.Tensor, results: dict[int, RowResult]) -> None:
+        """Choose and commit the tokens of ``rows``; hidden [S, hidden_size], each row's positions next to each other."""
+        logits = self._model.logits(hidden)
+        asks = [Ask(f.held, f.row.draft_ids, self._table.context(f.held, len(f.row.draft_ids))) for f in rows]
+        raw = _raw_rows(logits, asks)
+        batch = process(logits, asks)
+        accepted = self._rule.accept(batch)
+        for item, answer, usable, unedited in zip(rows, accepted, _usable(batch, accepted), raw, strict=True):
+            row, params = item.row, item.held.params
+            if not usable:
+                results[item.place] = self._failed(row, _no_token(item))
+                continue
+            logprobs = None
+            if unedited is not None:
+                top, only = params.logprobs or 0, params.logprob_token_ids
+                logprobs = [describe(unedited[i], token, top, only) for i, token in enumerate(answer.token_ids)]
+            self._table.commit(item.held, answer.token_ids)
+            results[item.place] = RowResult(
+                row.request_id,
+                row.epoch,
+                answer.token_ids,
+                answer.num_accepted,
+                logprobs,
+                results[item.place].prompt_logprobs,
+            )
+
+    def _prompt_logprobs(self, item: Fed, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
+        """Of the prompt tokens behind those fed; hidden [count, hidden_size] of the row."""
+        held, start = item.held, item.row.start
+        top = held.params.prompt_logprobs
+        end = min(start + item.row.num_tokens, held.num_prompt - 1)
+        if top is None or end <= start:
+            return None
+        tokens = self._table.context(held)[start + 1 : end + 1].tolist()
+        found: list[TokenLogprobs] = []
+        for first in range(0, len(tokens), _PROMPT_LOGITS):
+            part = tokens[first : first + _PROMPT_LOGITS]
+            rows = self._model.logits(hidden[first : first + len(part)]).cpu().numpy()
+            found += [describe(line, token, top) for line, token in zip(rows, part, strict=True)]
+        return found
+
+    def _failed(self, row: Row, error: RowError) -> RowResult:
+        self._table.close(row.request_id)
+        info = ErrorInfo(kind="internal", message=str(error), code="internal_error")
+        return RowResult(row.request_id, row.epoch, [], error=info)
+
+
+def _raw_rows(logits: torch.Tensor, asks: Sequence[Ask]) -> list[np.ndarray | None]:
+    """Copies [k + 1, vocab_size] for the asks that want logprobs, taken before processing overwrites them."""
+    raw: list[np.ndarray | None] = []
+    end = 0
+    for ask in asks:
+        start, end = end, end + len(ask.draft_ids) + 1
+        params = ask.held.params
+        wanted = params.logprobs is not None or params.logprob_token_ids is not None
+        raw.append(logits[start:end].cpu().numpy().copy() if wanted else None)
+    return raw
+
+
+def _usable(batch: VerifyBatch, accepted: Sequence[Accepted]) -> list[bool]:
+    """Per row, whether each committed token had a finite logit: not so if all ids were masked, or the model made NaNs."""
+    places = [batch.starts[r] + i for r, answer in enumerate(accepted) for i in range(len(answer.token_ids))]
+    tokens = [token for answer in accepted for token in answer.token_ids]
+    finite = torch.isfinite(batch.logits[places, tokens]).tolist()
+    usable: list[bool] = []
+    at = 0
+    for answer in accepted:
+        usable.append(all(finite[at : at + len(answer.token_ids)]))
+        at += len(answer.token_ids)
+    return usable
+
+
+def _no_token(item: Fed) -> RowError:
+    params = item.held.params
+    if params.allowed_token_ids is not None or params.logit_bias or params.bad_words or params.min_tokens:
+        return RowError(
+            f"no token is possible at position {item.held.length}: allowed_token_ids, bad_words and min_tokens together"
+            " exclude all; allow at least one that is none of the others"
+        )
+    return RowError(f"the model gave no finite logits at position {item.held.length}; check its weights")
