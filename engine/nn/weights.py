@@ -1,0 +1,59 @@
+"""What a weight format gives to the loader, and what the loader gives to a layer. Knows no file and no model."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+class Quant(Protocol):
+    """A plug-in of ``engine.quant``: weights in memory and how they multiply."""
+
+    def pack(self, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Weight [N, K], fp32 or as the checkpoint has it, to the tensors that ``linear`` reads."""
+        ...
+
+    def linear(
+        self, x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x [T, K] times the packed weight [n, K], plus bias [n] -> [T, n]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A matrix [num_outputs, num_inputs] in the form of ``quant``."""
+
+    quant: Quant
+    tensors: tuple[torch.Tensor, ...]
+    num_outputs: int
+    num_inputs: int
+
+
+class WeightSource(Protocol):
+    """An open checkpoint. Tensors go by their Hugging Face names whatever the file calls them; safe to read from threads."""
+
+    where: str
+    """File or folder, for messages."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """All tensors there are."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of ``name`` without reading it."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor in fp32, bf16 or fp16; it may share memory with the mapped file, so do not write to it.
+
+        Raises:
+            BadModelFileError: the file no longer holds it, or its type cannot be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let the file go; tensors read before stay valid."""
+        ...
