@@ -1,7 +1,7 @@
 """What changes a request's raw logits before temperature: penalties, bias, bad words, allowed ids, the minimum length.
 
-In this order (``process`` in ``sampler.py`` goes on with temperature and filters). One position at a time, on a numpy row
-[vocab_size] fp32 in place: only ids that matter are touched, and no other row can have an influence.
+In this order (``process`` in ``sampler.py`` goes on with temperature and filters). One position at a time, on a numpy
+row [vocab_size] fp32 in place: only ids that matter are touched, and no other row can have an influence.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Edits:
 
     @classmethod
     def of(cls, params: SamplingParams, token_ids: Sequence[int], num_prompt: int) -> "Edits | None":
-        """For a request with these tokens, of which the first ``num_prompt`` are its prompt; None when nothing edits."""
+        """For a request with these tokens, the first ``num_prompt`` being its prompt; None when nothing edits."""
         ends = params.min_tokens > 0 and (params.end_ids or params.stop_token_ids)
         others = params.logit_bias or params.bad_words or params.allowed_token_ids is not None
         if not (ends or others or _has_penalties(params)):

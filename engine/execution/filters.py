@@ -1,8 +1,8 @@
 """Which tokens stay possible: top_k, then top_p, then min_p, as one lowest logit per row.
 
 A filter keeps every id whose logit reaches the cut, so ids of equal logit stay or go together and the outcome does not
-depend on how anything was sorted. top_p keeps the fewest most likely tokens that reach its mass, counted over what top_k
-left; min_p keeps what is at least min_p times as likely as the most likely token.
+depend on how anything was sorted. top_p keeps the fewest most likely tokens that reach its mass, counted over what
+top_k left; min_p keeps what is at least min_p times as likely as the most likely token.
 
 The vocabulary is not sorted: the cut is sought among the 256 largest logits first. Where they cannot tell (a flat
 distribution, a wide top_k, ties at the edge) more are taken, at last all.
@@ -51,8 +51,9 @@ def apply(logits: torch.Tensor, places: Sequence[int], params: Sequence[Sampling
 def cut(values: np.ndarray, mass: float, params: SamplingParams, *, complete: bool) -> np.float32 | None:
     """The lowest logit that stays, or None when ``values`` are too few to tell.
 
-    values: the largest logits, fp32, falling; ``complete`` when they are all. mass: sum of exp(logit - values[0]) over the
-    vocabulary, needed by top_p without top_k only.
+    Args:
+        values: the largest logits, fp32, falling; ``complete`` when they are all.
+        mass: sum of exp(logit - values[0]) over the vocabulary; only top_p without top_k needs it.
     """
     top = values[0]
     if not np.isfinite(top):

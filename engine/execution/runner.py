@@ -1,7 +1,7 @@
 """Run one step: plan in, result out. Holds the KV pages and the state of every open request.
 
-Knows nothing of queues, clients or why a plan looks as it does. The model, the pages and the acceptance rule are handed in;
-plain decoding is verification of no drafts, so there is one path through here.
+Knows nothing of queues, clients or why a plan looks as it does. The model, the pages and the acceptance rule are handed
+in; plain decoding is verification of no drafts, so there is one path through here.
 """
 
 import time
@@ -87,7 +87,7 @@ class Runner:
             self._choose(yielding, hidden, results)
 
     def _choose(self, rows: list[Fed], hidden: torch.Tensor, results: dict[int, RowResult]) -> None:
-        """Choose and commit the tokens of ``rows``; hidden [S, hidden_size], each row's positions next to each other."""
+        """Choose and commit the tokens of ``rows``; hidden [S, hidden_size], a row's positions next to each other."""
         logits = self._model.logits(hidden)
         asks = [Ask(f.held, f.row.draft_ids, self._table.context(f.held, len(f.row.draft_ids))) for f in rows]
         raw = _raw_rows(logits, asks)
@@ -146,7 +146,7 @@ def _raw_rows(logits: torch.Tensor, asks: Sequence[Ask]) -> list[np.ndarray | No
 
 
 def _usable(batch: VerifyBatch, accepted: Sequence[Accepted]) -> list[bool]:
-    """Per row, whether each committed token had a finite logit: not so if all ids were masked, or the model made NaNs."""
+    """Whether all committed tokens of each row had finite logits: not if every id was masked or the model made NaNs."""
     places = [batch.starts[r] + i for r, answer in enumerate(accepted) for i in range(len(answer.token_ids))]
     tokens = [token for answer in accepted for token in answer.token_ids]
     finite = torch.isfinite(batch.logits[places, tokens]).tolist()

@@ -1,8 +1,8 @@
 """From raw logits to each position's processed ones: edits, then temperature, then filters. In place, row by row.
 
-Order: penalties, logit_bias, bad_words, allowed_token_ids, min_tokens, temperature, top_k, top_p, min_p. At temperature 0
-the edits still apply and the filters do not. A batch in which nobody asks for anything costs nothing; the draw itself is
-``kernels.ops.sample``, called by the acceptance rule.
+Order: penalties, logit_bias, bad_words, allowed_token_ids, min_tokens, temperature, top_k, top_p, min_p. At temperature
+0 the edits still apply and the filters do not. A batch in which nobody asks for anything costs nothing; the draw itself
+is ``kernels.ops.sample``, called by the acceptance rule.
 """
 
 from collections.abc import Sequence

@@ -119,6 +119,8 @@ class RequestTable:
         if row.num_blocks < held.num_blocks:
             self.blocks[held.line, row.num_blocks : held.num_blocks] = 0
             held.num_blocks = row.num_blocks
+        if row.num_blocks > held.num_blocks:
+            raise RowError(f"row keeps {row.num_blocks} blocks of a table of {held.num_blocks} blocks")
         if row.new_block_ids:
             self._append_blocks(held, row.new_block_ids)
         drafts = row.draft_ids
@@ -128,7 +130,7 @@ class RequestTable:
         if drafts:
             self._lay_drafts(held, row)
             end += len(drafts)
-        if row.num_blocks > held.num_blocks or end > held.num_blocks * self._block_size:
+        if end > held.num_blocks * self._block_size:
             raise RowError(f"row needs {end} slots but its table has {held.num_blocks} blocks of {self._block_size}")
         return Fed(place, row, held, row.num_tokens + len(drafts))
 
@@ -199,7 +201,8 @@ def signed64(seed: int) -> int:
 
 def _grown(old: np.ndarray, lines: int, width: int) -> np.ndarray:
     """A copy with room for ``lines`` and ``width``; a dimension that grows at least doubles."""
-    shape = [have if have >= need else max(need, 2 * have) for have, need in zip(old.shape, (lines, width), strict=True)]
+    sizes = zip(old.shape, (lines, width), strict=True)
+    shape = [have if have >= need else max(need, 2 * have) for have, need in sizes]
     new = np.zeros(shape, old.dtype)
     new[: old.shape[0], : old.shape[1]] = old
     return new

@@ -1,6 +1,7 @@
 """The runner under random plans gives, token by token, what the naive loop gives."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -27,10 +28,10 @@ def some_params(rng: random.Random, vocab: int, kind: str) -> SamplingParams:
     def ids(count: int) -> list[int]:
         return rng.sample(range(vocab), count)
 
-    common = {"max_tokens": rng.randint(1, 24), "seed": rng.getrandbits(63)}
+    common: dict[str, Any] = {"max_tokens": rng.randint(1, 24), "seed": rng.getrandbits(63)}
     if kind == "greedy":
         return SamplingParams(temperature=0.0, **common)
-    filters = {
+    filters: dict[str, Any] = {
         "temperature": rng.choice([0.3, 0.7, 1.0, 1.7]),
         "top_k": rng.choice([0, 1, 5, 40]),
         "top_p": rng.choice([1.0, 0.9, 0.5]),

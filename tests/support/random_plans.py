@@ -1,7 +1,7 @@
 """Plans at random: everything a scheduler may legally do to a runner, in any order, with no sense at all.
 
-Chunks of any size, mixed steps, preemption, forks and prefix hits on shared blocks, drafts right and wrong, requests left
-out of a step, blocks taken and given back in random order, and plans made before the result of the last one is read.
+Chunks of any size, mixed steps, preemption, forks and prefix hits on shared blocks, drafts right and wrong, requests
+left out of a step, blocks taken and given back in random order.
 """
 
 import random
@@ -117,8 +117,11 @@ class RandomPlans:
 
     def _common(self, stream: Stream, other: Stream) -> int:
         """Whole computed blocks of ``other`` that ``stream`` may share; the last token is always computed anew."""
-        mine, theirs = stream.ids[:-1], other.ids[: other.computed]
-        same = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs)))
+        same = 0
+        for mine, theirs in zip(stream.ids[:-1], other.ids[: other.computed], strict=False):
+            if mine != theirs:
+                break
+            same += 1
         return same // self._block_size
 
     def _row(self, stream: Stream) -> Row | None:

@@ -1,7 +1,9 @@
 """A model whose every number is a small integer or a dyadic fraction, so that no order of summing can change a bit.
 
-It reads its KV pages through the block tables like a real one: a wrong slot, position or table changes its tokens at once.
+It reads its KV pages through the block tables like a real one: a wrong slot, position or table changes its tokens.
 """
+
+from itertools import pairwise
 
 import torch
 
@@ -37,7 +39,7 @@ class ToyModel:
             pages.view(-1, WIDTH)[batch.slots.long()] = self._embedding[tokens] * (1 + positions % 5)[:, None]
         hidden = torch.empty(len(tokens), WIDTH)
         starts = batch.query_starts.tolist()
-        for row, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+        for row, (start, end) in enumerate(pairwise(starts)):
             context = int(batch.context_lens[row])
             blocks = batch.block_tables[row, : -(-context // kv.block_size)].long()
             assert context == int(positions[end - 1]) + 1
