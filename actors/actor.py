@@ -83,6 +83,11 @@ class Progress:
         """The current step is over; nothing runs."""
         self._set(False)
 
+    def nudge(self) -> None:
+        """Something worth telling has changed: report soon, but not more often than is useful."""
+        if anyio.current_time() - self._reported_s > _QUIET_S:
+            self.changed.set()
+
     def report(self, actor: str, epoch: int) -> Heartbeat:
         """The heartbeat to send now."""
         now_s = anyio.current_time()
@@ -94,8 +99,7 @@ class Progress:
     def _set(self, busy: bool) -> None:
         if busy != self.busy:
             self.busy = busy
-            if anyio.current_time() - self._reported_s > _QUIET_S:
-                self.changed.set()
+            self.nudge()
 
 
 class Actor:

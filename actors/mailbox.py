@@ -6,6 +6,7 @@ when it arrives, and a message to a peer that has been replaced is never read by
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..engine.errors import WireError
@@ -25,6 +26,14 @@ class Mailbox(Protocol):
 
     def send(self, to: str, message: Any) -> None:
         """Encode and queue ``message`` for actor ``to``; never blocks.
+
+        Raises:
+            MailboxFull: the queue towards ``to`` is full.
+        """
+        ...
+
+    def send_all(self, to: str, messages: Sequence[Any]) -> None:
+        """Like ``send``, for several messages at the price of little more than one: all are queued, or none.
 
         Raises:
             MailboxFull: the queue towards ``to`` is full.

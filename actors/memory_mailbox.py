@@ -7,6 +7,7 @@ receiver: ZeroMQ does not either.
 import asyncio
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from . import wire
@@ -101,6 +102,15 @@ class MemoryMailbox:
             raise MailboxFull(f"{self._network.high_water_mark} messages wait for {to} already")
         frame = bytes(wire.encode(message))
         self._network.post(self._address, address, frame, self._network.faults.delays(self.name, to))
+
+    def send_all(self, to: str, messages: Sequence[Any]) -> None:
+        """Send one by one; see ``Mailbox.send_all``.
+
+        Raises:
+            MailboxFull: the receiver's queue is at the network's mark.
+        """
+        for message in messages:
+            self.send(to, message)
 
     async def receive(self) -> tuple[str, Any]:
         """The next (sender, message); see ``Mailbox.receive``."""

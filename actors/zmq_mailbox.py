@@ -12,6 +12,8 @@ reads until EAGAIN before it sleeps again.
 import asyncio
 import contextlib
 import os
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ class ZmqMailbox:
         self._outs: dict[str, zmq.Socket[bytes]] = {}
         self._awake = asyncio.Event()
         self._burst = 0
+        self._rest: deque[tuple[bytes, bytes]] = deque()  # of a batch that came as one
         self._inbox: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._inbox.set(zmq.RCVHWM, HIGH_WATER_MARK)
         self._inbox.set(zmq.LINGER, 0)
@@ -76,28 +79,44 @@ class ZmqMailbox:
             MailboxFull: ``HIGH_WATER_MARK`` messages wait for ``to`` already.
             WireError: the message is over the frame cap.
         """
-        out = self._outs.get(to)
-        if out is None:
-            out = self._connect(to)
+        out = self._outs.get(to) or self._connect(to)
         try:
             out.send(wire.encode(message), zmq.NOBLOCK)
         except zmq.Again:
-            raise MailboxFull(f"{HIGH_WATER_MARK} messages wait for {to} already") from None
+            raise _full(to) from None
+
+    def send_all(self, to: str, messages: Sequence[Any]) -> None:
+        """Encode and queue as one multipart message; see ``Mailbox.send_all``.
+
+        Raises:
+            MailboxFull: ``HIGH_WATER_MARK`` messages wait for ``to`` already.
+            WireError: a message is over the frame cap.
+        """
+        if not messages:
+            return
+        out = self._outs.get(to) or self._connect(to)
+        try:
+            out.send_multipart([wire.encode(m) for m in messages], zmq.NOBLOCK)
+        except zmq.Again:
+            raise _full(to) from None
 
     async def receive(self) -> tuple[str, Any]:
         """The next (sender, message); see ``Mailbox.receive``."""
         while True:
-            self._awake.clear()
-            try:
-                parts = self._inbox.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                self._burst = 0
-                await self._awake.wait()
+            if not self._rest:
+                self._awake.clear()
+                try:
+                    identity, *frames = self._inbox.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    self._burst = 0
+                    await self._awake.wait()
+                    continue
+                self._rest.extend((identity, frame) for frame in frames)
+                self._burst += 1
+                if self._burst % _BURST == 0:
+                    await asyncio.sleep(0)
                 continue
-            opened = self._opener.open(parts[0], parts[1] if len(parts) == 2 else b"")
-            self._burst += 1
-            if self._burst % _BURST == 0:
-                await asyncio.sleep(0)
+            opened = self._opener.open(*self._rest.popleft())
             if opened is not None:
                 sender, epoch, message = opened
                 self.lost(sender, epoch - 1)
@@ -135,3 +154,7 @@ class ZmqMailbox:
     def _wake(self) -> None:
         self._inbox.get(zmq.EVENTS)  # clears the descriptor; see the module's docstring
         self._awake.set()
+
+
+def _full(to: str) -> MailboxFull:
+    return MailboxFull(f"{HIGH_WATER_MARK} messages wait for {to} already")

@@ -1,0 +1,304 @@
+"""The scheduler actor: a thin shell around ``engine.core.scheduler``. It owns the clock, the inbox and the open plans.
+
+Messages change the core at once; planning waits until the inbox is empty, so that requests that arrive together are
+planned together. Plans go to the target before outputs go to the tokenizer, because the device must not wait for text.
+Outputs that the tokenizer has no room for are kept, and no further plan is made until they are gone.
+
+It decides nothing about requests, and knows no text.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import anyio
+import msgspec
+from anyio.abc import TaskStatus
+
+from ..engine.core.limits import CoreConfig
+from ..engine.core.plan import Drafts, RequestOutput, StepPlan, StepResult
+from ..engine.core.scheduler import Scheduler
+from ..engine.errors import PacelineError, UnavailableError
+from ..engine.types import ErrorInfo, RequestId
+from .actor import Actor, Setup
+from .mailbox import Mailbox, MailboxFull
+from .messages import Abort, ActorLost, Add, Added, Drain, Hello, Refused, Stats
+from .stats import MAX_OBSERVATIONS
+
+log = logging.getLogger(__name__)
+
+WAIT_FOR_TARGET_S = 60.0
+"""How long live requests wait for a lost target before they end with an error."""
+_RETRY_S = 0.005
+_IDLE_CHECK_S = 10.0
+
+
+class _Live:
+    """What the shell counts of one request."""
+
+    __slots__ = ("num_prompt", "started")
+
+    def __init__(self, num_prompt: int) -> None:
+        self.num_prompt = num_prompt
+        self.started = False
+
+
+class SchedulerActor(Actor):
+    """See the module's docstring."""
+
+    def __init__(self, setup: Setup, mailbox: Mailbox) -> None:
+        super().__init__(setup, mailbox)
+        self.core: Scheduler | None = None
+        """None until the first target has told its sizes."""
+        self._target: str | None = None
+        self._target_epoch = -1
+        self._lost_s = 0.0
+        self._open: list[StepPlan] = []  # oldest first
+        self._outputs: list[RequestOutput] = []
+        self._live: dict[RequestId, _Live] = {}
+        self._wake = asyncio.Event()
+        self._was_busy = False
+        self._checked_s = 0.0
+        self._counts: dict[str, float] = {}
+        self._samples: dict[str, list[float]] = {}
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    async def handle(self, sender: str, message: Any) -> None:
+        """One message of the inbox; what it leads to is planned and sent by ``serve``."""
+        match message:
+            case StepResult():
+                self._apply(message)
+            case Add():
+                self._add(sender, message)
+            case Abort():
+                self._abort(message.request_id)
+            case Drafts() if self.core is not None:
+                self.core.offer(message)
+            case Hello():
+                self._meet(sender, message)
+            case ActorLost():
+                self._lose(message)
+            case Drain() if self.core is not None:
+                self.core.drain()
+            case _:
+                pass
+        self._wake.set()
+
+    def _add(self, sender: str, add: Add) -> None:
+        now_s = anyio.current_time()
+        try:
+            if self.core is None:
+                raise UnavailableError("the target model is not ready yet; try again soon", code="starting")
+            self.core.add(
+                add.request_id,
+                add.prompt_ids,
+                add.params,
+                now=now_s,
+                priority=add.priority,
+                cache_salt=add.cache_salt,
+                fork_of=add.fork_of,
+                output_ids=add.output_ids,
+                deadline=now_s + add.deadline_s,
+            )
+        except PacelineError as e:
+            if isinstance(e, UnavailableError) and e.code == "queue_full":
+                self._count("admission_rejections/max_num_queued_reqs")
+            self._tell(sender, Refused(add.request_id, e.info()))
+            return
+        self._live[add.request_id] = _Live(len(add.prompt_ids))
+        if not self._tell(sender, Added(add.request_id)):
+            self._abort(add.request_id)
+
+    def _tell(self, sender: str, answer: Added | Refused) -> bool:
+        """Answer an Add. A tokenizer with a thousand unread messages gets no answer: its own timers end the call."""
+        try:
+            self.mailbox.send(sender, answer)
+        except MailboxFull:
+            log.warning("%s reads nothing: request %s is not taken", sender, answer.request_id)
+            return False
+        return True
+
+    def _abort(self, request_id: RequestId) -> None:
+        if self.core is not None:
+            for output in self.core.abort(request_id):
+                self._book(output)  # who aborts expects no answer
+
+    def _apply(self, result: StepResult) -> None:
+        if self.core is None or not self._open or self._open[0].step != result.step:
+            return  # of a plan that was voided
+        plan = self._open.pop(0)
+        self._sample("step_time", result.elapsed_s)
+        self._give(self.core.apply(plan, result))
+
+    # --- the target comes and goes ------------------------------------------------------------------------------------
+
+    def _meet(self, sender: str, hello: Hello) -> None:
+        """A target can work: the first one, or one in place of another."""
+        if hello.epoch <= self._target_epoch:
+            return
+        self._forget()
+        sizes = CoreConfig(
+            num_blocks=hello.num_blocks,
+            block_size=hello.block_size,
+            max_model_len=hello.max_model_len,
+            vocab_size=hello.logits_width,
+            **{name: getattr(self.setup.config.scheduler, name) for name in _POLICIES},
+            enable_prefix_caching=self.setup.config.cache.enable_prefix_caching,
+        )
+        if self.core is None or self.core.config != sizes:
+            self._fail_all("the target model came back with other sizes; send the request again")
+            self.core = Scheduler(sizes)
+        self._target, self._target_epoch = sender, hello.epoch
+
+    def _lose(self, lost: ActorLost) -> None:
+        if lost.actor.startswith("target") and lost.epoch >= self._target_epoch and self._target is not None:
+            self._forget()
+            self._target, self._target_epoch = None, lost.epoch
+            self._lost_s = anyio.current_time()
+        elif lost.actor.startswith("tokenizer"):
+            for request_id in list(self._live):
+                self._abort(request_id)
+            self._outputs.clear()
+
+    def _forget(self) -> None:
+        self._open.clear()
+        if self.core is not None:
+            self._count("requests_replayed", self.core.stats().num_running)
+            self.core.forget_kv()
+
+    def _fail_all(self, message: str) -> None:
+        if self.core is None:
+            return
+        error = ErrorInfo("unavailable", message, code="engine_unavailable", retry_after_s=5.0)
+        for request_id in list(self._live):
+            for output in self.core.abort(request_id):
+                self._give([msgspec.structs.replace(output, finish_reason="error", error=error)])
+
+    # --- planning and sending -----------------------------------------------------------------------------------------
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        """Plan and send whenever messages have been handled, and at the next deadline."""
+        task_status.started()
+        while True:
+            await self._sleep()
+            self._wake.clear()
+            self._plan()
+            self._flush()
+            self._watch_idle()
+
+    async def _sleep(self) -> None:
+        timeout_s = self._timeout_s()
+        if timeout_s is None:
+            await self._wake.wait()
+            return
+        with anyio.move_on_after(timeout_s):
+            await self._wake.wait()
+
+    def _timeout_s(self) -> float | None:
+        """None = nothing to do before a message comes. A plan in flight brings one; else a deadline may pass first."""
+        if self._outputs:
+            return _RETRY_S
+        if self._open or self.core is None:
+            return None
+        if self._target is None:
+            return max(0.0, self._lost_s + WAIT_FOR_TARGET_S - anyio.current_time()) if self._live else None
+        deadline_s = self.core.next_deadline()
+        return None if deadline_s is None else max(0.0, deadline_s - anyio.current_time())
+
+    def _plan(self) -> None:
+        if self.core is None:
+            return
+        now_s = anyio.current_time()
+        if self._target is None:
+            if self._live and now_s >= self._lost_s + WAIT_FOR_TARGET_S:
+                self._fail_all(f"the target model has been down for {WAIT_FOR_TARGET_S:.0f} s; try again later")
+            return
+        if self._outputs and not self._flush():
+            return
+        while (plan := self.core.schedule(now_s)) is not None:
+            self.mailbox.send(self._target, plan)
+            self._open.append(plan)
+            self._sample("iteration_tokens_total", sum(r.num_tokens + len(r.draft_ids) for r in plan.rows))
+        self._give(self.core.take_outputs())
+
+    def _give(self, outputs: list[RequestOutput]) -> None:
+        """Count outputs and put them up for sending."""
+        for output in outputs:
+            self._book(output)
+        self._outputs += outputs
+
+    def _flush(self) -> bool:
+        """Send what is up for sending; whether nothing is left."""
+        if self._outputs:
+            try:
+                self.mailbox.send_all("tokenizer", self._outputs)
+            except MailboxFull:
+                return False
+            self._outputs = []
+        return True
+
+    # --- counting -----------------------------------------------------------------------------------------------------
+
+    def _book(self, output: RequestOutput) -> None:
+        live = self._live.get(output.request_id)
+        if live is None:
+            return
+        counts = self._counts
+        if not live.started:
+            live.started = True
+            counts["prompt_tokens"] = counts.get("prompt_tokens", 0) + live.num_prompt
+            counts["prompt_tokens_cached"] = counts.get("prompt_tokens_cached", 0) + output.num_cached
+        counts["generation_tokens"] = counts.get("generation_tokens", 0) + len(output.token_ids)
+        if output.finish_reason is not None:
+            del self._live[output.request_id]
+            self._count(f"request_success/{output.finish_reason}")
+
+    def _count(self, key: str, amount: float = 1) -> None:
+        self._counts[key] = self._counts.get(key, 0) + amount
+
+    def _sample(self, key: str, value: float) -> None:
+        samples = self._samples.setdefault(key, [])
+        if len(samples) < MAX_OBSERVATIONS:
+            samples.append(value)
+
+    def _watch_idle(self) -> None:
+        """Report changes between idle and busy at once, and look for lost blocks while nobody waits."""
+        busy = bool(self._live or self._open)
+        if busy != self._was_busy:
+            self._was_busy = busy
+            self.progress.nudge()
+        now_s = anyio.current_time()
+        if not busy and self.core is not None and now_s > self._checked_s + _IDLE_CHECK_S:
+            self._checked_s = now_s
+            self.core.check()
+
+    def stats(self) -> Stats | None:
+        """The core's gauges and counters under the names of ``actors.stats``."""
+        if self.core is None:
+            return None
+        core, total = self.core.stats(), self.core.config.num_blocks
+        slots = core.num_allocated_slots
+        values: dict[str, float] = {
+            "num_requests_running": core.num_running,
+            "num_requests_waiting": core.num_waiting,
+            "kv_cache_usage_perc": core.num_used_blocks / total,
+            "kv_blocks_total": total,
+            "kv_blocks_free": total - core.num_used_blocks,
+            "kv_waste_ratio": 1 - core.num_filled_slots / slots if slots else 0.0,
+            "prefix_cache_queries": core.prefix_query_tokens,
+            "prefix_cache_hits": core.prefix_hit_tokens,
+            "num_preemptions": core.num_preemptions,
+        }
+        samples, self._samples = self._samples, {}
+        return Stats(self.name, self.epoch, values | self._counts, samples)
+
+    async def drain(self) -> None:
+        """Wait until every request has ended and its output is sent."""
+        while self._live or self._outputs:
+            await anyio.sleep(0.02)
+
+
+_POLICIES = (
+    "max_num_seqs", "max_num_batched_tokens", "max_in_flight", "policy", "max_queued_requests", "max_queued_tokens",
+)  # fmt: skip
