@@ -1,2 +1,54 @@
-// Plain C interface of the native kernels: pointers, sizes and strides only.
+// Plain C interface of the native kernels: pointers, sizes and strides (in elements) only. kernels/ops.py is the contract of
+// each op. Every function returns 0, or 1 + the index of the first bad entry of an index array (nothing was written then).
+// load.py holds the same signatures; raise PL_ABI in both with every change.
 #pragma once
+#include <cstdint>
+
+#define PL_ABI 2
+
+enum PlPages : int64_t { PL_FP32 = 0, PL_BF16 = 1 };
+
+extern "C" {
+int64_t pl_abi_version();
+
+// Threads of the pool, the calling one included. They start with the first call that has work for them.
+int64_t pl_set_num_threads(int64_t size);
+
+// Highest instruction set to use from now on: 0 portable, 1 AVX2, 2 AVX-512. Returns the one in use. For tests.
+int64_t pl_limit_isa(int64_t most);
+
+// x, out [T, H]; residual [T, H] or null.
+int64_t pl_rms_norm(const float* x, const float* weight, float* residual, float* out, int64_t num_tokens, int64_t size,
+                    float eps);
+
+// q [T, q_heads, D] with q_stride between tokens, heads contiguous; k alike; cos_sin [max_position, D].
+int64_t pl_rope(float* q, int64_t q_stride, int64_t q_heads, float* k, int64_t k_stride, int64_t k_heads,
+                const float* cos_sin, const int32_t* positions, int64_t num_tokens, int64_t head_size,
+                int64_t max_position);
+
+// k, v [T, row_size] with strides between tokens; pages [num_slots, row_size] of the kind given.
+int64_t pl_store_kv(const float* k, const float* v, void* k_pages, void* v_pages, const int32_t* slots,
+                    int64_t num_tokens, int64_t k_stride, int64_t v_stride, int64_t row_size, int64_t num_slots,
+                    int64_t pages);
+
+// x [T, 2 I], out [T, I].
+int64_t pl_silu_mul(const float* x, float* out, int64_t num_tokens, int64_t size);
+
+// q [T, q_heads, D] with q_stride between tokens; out [T, q_heads, D]; the rest as in ops.paged_attention.
+int64_t pl_paged_attention(const float* q, const void* k_pages, const void* v_pages, const int32_t* block_tables,
+                           const int32_t* query_starts, const int32_t* context_lens, float* out, int64_t num_tokens,
+                           int64_t num_rows, int64_t q_heads, int64_t k_heads, int64_t head_size, int64_t q_stride, int64_t block_size,
+                           int64_t num_blocks, int64_t max_blocks, int64_t window, int64_t pages, float scale,
+                           float soft_cap);
+
+// weight [N, K] -> codes [ceil(N/16)][ceil(K/32)][8][16][4], each code + 128; scales bf16 [ceil(N/16)][ceil(K/32)][16].
+int64_t pl_pack_int8(const float* weight, uint8_t* codes, uint16_t* scales, int64_t n, int64_t k);
+
+// x [T, K] -> out [T, N]; bias [N] or null.
+int64_t pl_linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out,
+                       int64_t num_tokens, int64_t n, int64_t k);
+
+// logits [S, V] -> out [S].
+int64_t pl_sample(const float* logits, const float* temperature, const int64_t* seeds, const int64_t* positions,
+                  int64_t* out, int64_t num_rows, int64_t vocab_size);
+}

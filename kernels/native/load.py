@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-ABI = 1
+ABI = 2
 """Raised with every change of a signature; must equal ``PL_ABI`` in abi.h."""
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -14,11 +14,11 @@ _KINDS = {"p": _POINTER, "i": _INT, "f": _FLOAT}
 _SIGNATURES = {
     "pl_set_num_threads": "i",
     "pl_limit_isa": "i",
-    "pl_rms_norm": "pppppiif",
+    "pl_rms_norm": "ppppiif",
     "pl_rope": "piipiippiii",
-    "pl_store_kv": "piippppiiiiii",
+    "pl_store_kv": "pppppiiiiii",
     "pl_silu_mul": "ppii",
-    "pl_paged_attention": "pippppppiiiiiiiiffi",
+    "pl_paged_attention": "pppppppiiiiiiiiiiiff",
     "pl_pack_int8": "pppii",
     "pl_linear_int8": "pppppiii",
     "pl_sample": "pppppii",

@@ -1,0 +1,40 @@
+"""Int8 weights times int8 activations on the native library (kernels/native/linear_int8.cpp has the layout)."""
+
+import torch
+
+from ..native import load, tensors
+
+GROUP, OUTPUTS = 32, 16
+
+why_not = load.why_not
+_pack = load.function("pl_pack_int8")
+_linear = load.function("pl_linear_int8")
+
+
+def pack(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """fp32 [N, K] -> codes + 128 uint8 [N/16, G, 8, 16, 4], scales bf16 [N/16, G, 16]. See ``ops.pack_int8``."""
+    weight = tensors.dense(weight.float())
+    n, k = weight.shape
+    blocks, groups = -(-n // OUTPUTS), -(-k // GROUP)
+    codes = torch.empty(blocks, groups, GROUP // 4, OUTPUTS, 4, dtype=torch.uint8)
+    scales = torch.empty(blocks, groups, OUTPUTS, dtype=torch.bfloat16)
+    _pack(tensors.fp32(weight), codes.data_ptr(), scales.data_ptr(), n, k)
+    return codes, scales
+
+
+def run(x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """See ``ops.linear_int8``."""
+    codes, scales = packed
+    x = tensors.dense(x)
+    num_tokens, k = x.shape
+    shape = codes.shape
+    if len(shape) != 5 or shape[0] * OUTPUTS < n or shape[1] != -(-k // GROUP) or codes.dtype is not torch.uint8:
+        raise tensors.misfit("linear_int8", "packed", codes, x)
+    add = 0
+    if bias is not None:
+        if bias.numel() != n:
+            raise tensors.misfit("linear_int8", "bias", bias, codes)
+        add = tensors.fp32(bias)
+    out = torch.empty(num_tokens, n)
+    _linear(tensors.fp32(x), codes.data_ptr(), scales.data_ptr(), add, out.data_ptr(), num_tokens, n, k)
+    return out

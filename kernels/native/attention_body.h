@@ -1,0 +1,214 @@
+// Bodies of attention.cpp, compiled for each instruction set. A span is kSpan slots; VECTORS vectors hold their scores.
+
+constexpr int VECTORS = kSpan / W;
+
+// What a task works in. Query vector i is token i / group, head i % group of the task.
+struct Work {
+    float* keys;    // [padded D][kSpan], transposed
+    float* values;  // [kSpan][padded D]
+    float* scores;  // [queries][kSpan], then the weights
+    float* sums;    // [queries][padded D]
+    float* totals;  // [queries][W]: sums of weights, lane by lane
+    float* most;    // [queries], largest score so far
+    int64_t queries, group, padded;
+};
+
+static Work make_work(const Attention& a, const Task& task) {
+    Work w{};
+    w.group = a.q_heads / a.k_heads;
+    w.queries = task.count * w.group;
+    w.padded = round_up(a.head_size, 2 * W);
+    const int64_t sizes[] = {w.padded * kSpan, kSpan * w.padded, w.queries * kSpan, w.queries * w.padded, w.queries * W,
+                             w.queries};
+    float** const parts[] = {&w.keys, &w.values, &w.scores, &w.sums, &w.totals, &w.most};
+    int64_t total = 0;
+    for (const int64_t size : sizes) total += round_up(size, 16);
+    auto* memory = static_cast<float*>(scratch(1, total * sizeof(float)));
+    for (int i = 0; i < 6; ++i) {
+        *parts[i] = memory;
+        memory += round_up(sizes[i], 16);
+    }
+    std::memset(w.sums, 0, w.queries * w.padded * sizeof(float));
+    std::memset(w.totals, 0, w.queries * W * sizeof(float));
+    for (int64_t i = 0; i < w.queries; ++i) w.most[i] = -__builtin_inff();
+    return w;
+}
+
+// Elements of a row of a page as W words of 32 bits, zeros past its end: W fp32, or W pairs of bf16.
+template <class T>
+static inline F words(const T* row, int64_t at, int64_t size) {
+    const int64_t per_load = static_cast<int64_t>(4 * W / sizeof(T));
+    return at + per_load <= size ? load<F>(row + at) : load_part<F>(row + at, at < size ? size - at : 0, sizeof(T));
+}
+
+static inline void put_keys(const F* column, float* keys, const float*) {
+    for (int i = 0; i < W; ++i) store(keys + i * kSpan, column[i]);
+}
+
+static inline void put_keys(const F* column, float* keys, const uint16_t*) {
+    for (int i = 0; i < W; ++i) {
+        store(keys + 2 * i * kSpan, (F)((U)column[i] << 16));
+        store(keys + (2 * i + 1) * kSpan, (F)((U)column[i] & 0xffff0000u));
+    }
+}
+
+static inline F widened(const float* row, int64_t at, int64_t size) { return words(row, at, size); }
+
+static inline F widened(const uint16_t* row, int64_t at, int64_t size) {
+    return widen(at + W <= size ? load<H>(row + at) : load_part<H>(row + at, size - at, 2));
+}
+
+// Keys and values of slots first..end-1 of the span at `base`, as fp32; zeros for the others.
+template <class T>
+static void fill(const Attention& a, const Work& w, int64_t row, int64_t head, int64_t base, int64_t first, int64_t end) {
+    const T* k[kSpan];
+    for (int64_t i = 0; i < kSpan; ++i) {
+        k[i] = nullptr;
+        float* values = w.values + i * w.padded;
+        if (base + i < first || base + i >= end) {
+            std::memset(values, 0, w.padded * sizeof(float));
+            continue;
+        }
+        const int64_t block = a.block_tables[row * a.max_blocks + (base + i) / a.block_size];
+        const int64_t slot = block * a.block_size + (base + i) % a.block_size;
+        const int64_t at = (slot * a.k_heads + head) * a.head_size;
+        k[i] = static_cast<const T*>(a.k_pages) + at;
+        const T* v = static_cast<const T*>(a.v_pages) + at;
+        for (int64_t d = 0; d < a.head_size; d += W) store(values + d, widened(v, d, a.head_size));
+    }
+    constexpr int64_t step = 4 * W / sizeof(T);
+    for (int64_t i = 0; i < kSpan; i += W)
+        for (int64_t d = 0; d < a.head_size; d += step) {
+            F column[W];
+            for (int j = 0; j < W; ++j) column[j] = k[i + j] == nullptr ? F{} : words(k[i + j], d, a.head_size);
+            transpose(column);
+            put_keys(column, w.keys + d * kSpan + i, static_cast<const T*>(nullptr));
+        }
+}
+
+// Scores of COUNT query vectors over the span: sums over d in order.
+template <int COUNT>
+static inline void score(const Attention& a, const Work& w, const float* const* q, int64_t query) {
+    for (int pair = 0; pair < VECTORS; pair += 2) {
+        F s[COUNT][2] = {};
+        const float* keys = w.keys + pair * W;
+        for (int64_t d = 0; d < a.head_size; ++d, keys += kSpan) {
+            const F k0 = load<F>(keys), k1 = load<F>(keys + W);
+            for (int c = 0; c < COUNT; ++c) {
+                const F x = splat(q[c][d]);
+                s[c][0] = fma(x, k0, s[c][0]);
+                s[c][1] = fma(x, k1, s[c][1]);
+            }
+        }
+        for (int c = 0; c < COUNT; ++c)
+            for (int i = 0; i < 2; ++i) store(w.scores + (query + c) * kSpan + (pair + i) * W, s[c][i]);
+    }
+}
+
+static void score_all(const Attention& a, const Work& w, const Task& task, int64_t head) {
+    const float* q[4];
+    for (int64_t i = 0; i < w.queries; i += 4) {
+        const int64_t count = w.queries - i < 4 ? w.queries - i : 4;
+        for (int64_t c = 0; c < count; ++c) {
+            const int64_t token = task.token + (i + c) / w.group, h = head * w.group + (i + c) % w.group;
+            q[c] = a.q + token * a.q_stride + h * a.head_size;
+        }
+        switch (count) {
+            case 4: score<4>(a, w, q, i); break;
+            case 3: score<3>(a, w, q, i); break;
+            case 2: score<2>(a, w, q, i); break;
+            default: score<1>(a, w, q, i);
+        }
+    }
+}
+
+// Turns scores into weights for slots first..end-1 of the span at `base`, and rescales what was summed before.
+static void weigh(const Attention& a, const Work& w, int64_t query, int64_t base, Sight seen) {
+    float* scores = w.scores + query * kSpan;
+    F s[VECTORS];
+    F top = splat(-__builtin_inff());
+    for (int i = 0; i < VECTORS; ++i) {
+        s[i] = load<F>(scores + i * W) * a.scale;
+        if (a.soft_cap > 0.0f) s[i] = a.soft_cap * (1.0f - 2.0f / (exp(s[i] * (2.0f / a.soft_cap)) + 1.0f));  // tanh
+        const I slot = lane_ids() + static_cast<int32_t>(base + i * W);
+        const I hidden = (slot < static_cast<int32_t>(seen.first)) | (slot >= static_cast<int32_t>(seen.end));
+        s[i] = hidden ? splat(-__builtin_inff()) : s[i];
+        top = max(top, s[i]);
+    }
+    const float before = w.most[query], now = max_of(top) > before ? max_of(top) : before;
+    F total = load<F>(w.totals + query * W);
+    if (now != before) {  // else the factor is 1
+        const float factor = exp(splat(before - now))[0];
+        w.most[query] = now;
+        total *= factor;
+        float* sums = w.sums + query * w.padded;
+        for (int64_t d = 0; d < w.padded; d += W) store(sums + d, load<F>(sums + d) * factor);
+    }
+    for (int i = 0; i < VECTORS; ++i) {
+        const F weight = exp(s[i] - now);
+        total += weight;
+        store(scores + i * W, weight);
+    }
+    store(w.totals + query * W, total);
+}
+
+// Adds weighted values of span slots from..to-1 to COUNT query vectors of one token, slot by slot.
+template <int COUNT>
+static inline void mix(const Work& w, int64_t query, int64_t from, int64_t to) {
+    const float* weights = w.scores + query * kSpan;
+    float* sums = w.sums + query * w.padded;
+    for (int64_t d = 0; d < w.padded; d += 2 * W) {
+        F s[COUNT][2];
+        for (int c = 0; c < COUNT; ++c)
+            for (int i = 0; i < 2; ++i) s[c][i] = load<F>(sums + c * w.padded + d + i * W);
+        const float* values = w.values + from * w.padded + d;
+        for (int64_t j = from; j < to; ++j, values += w.padded) {
+            const F v0 = load<F>(values), v1 = load<F>(values + W);
+            for (int c = 0; c < COUNT; ++c) {
+                const F p = splat(weights[c * kSpan + j]);
+                s[c][0] = fma(p, v0, s[c][0]);
+                s[c][1] = fma(p, v1, s[c][1]);
+            }
+        }
+        for (int c = 0; c < COUNT; ++c)
+            for (int i = 0; i < 2; ++i) store(sums + c * w.padded + d + i * W, s[c][i]);
+    }
+}
+
+static void mix_token(const Work& w, int64_t query, int64_t from, int64_t to) {
+    int64_t c = 0;
+    for (; c + 4 <= w.group; c += 4) mix<4>(w, query + c, from, to);
+    switch (w.group - c) {
+        case 3: mix<3>(w, query + c, from, to); break;
+        case 2: mix<2>(w, query + c, from, to); break;
+        case 1: mix<1>(w, query + c, from, to); break;
+        default: break;
+    }
+}
+
+static void attend(const Attention& a, const Task& task, int64_t head) {
+    const Work w = make_work(a, task);
+    const int64_t first = sight(a, task.row, task.token).first;
+    const int64_t end = sight(a, task.row, task.token + task.count - 1).end;
+    for (int64_t base = first / kSpan * kSpan; base < end; base += kSpan) {
+        if (a.pages == PL_BF16)
+            fill<uint16_t>(a, w, task.row, head, base, first, end);
+        else
+            fill<float>(a, w, task.row, head, base, first, end);
+        score_all(a, w, task, head);
+        for (int64_t t = 0; t < task.count; ++t) {
+            const Sight seen = sight(a, task.row, task.token + t);
+            const int64_t from = seen.first > base ? seen.first - base : 0;
+            const int64_t to = seen.end - base < kSpan ? seen.end - base : kSpan;
+            if (from >= to) continue;
+            for (int64_t g = 0; g < w.group; ++g) weigh(a, w, t * w.group + g, base, seen);
+            mix_token(w, t * w.group, from, to);
+        }
+    }
+    for (int64_t i = 0; i < w.queries; ++i) {
+        const int64_t token = task.token + i / w.group, h = head * w.group + i % w.group;
+        float* out = a.out + (token * a.q_heads + h) * a.head_size;
+        const float total = sum_of(load<F>(w.totals + i * W));
+        for (int64_t d = 0; d < a.head_size; ++d) out[d] = w.sums[i * w.padded + d] / total;
+    }
+}

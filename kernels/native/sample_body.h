@@ -1,0 +1,97 @@
+// Bodies of sample.cpp, compiled for each instruction set. A pass handles W counters: 4 W ids.
+
+// Lowest id of the largest logit.
+static int64_t argmax_row(const float* x, int64_t size) {
+    F most = splat(-__builtin_inff());
+    I where{}, at = lane_ids();
+    int64_t i = 0;
+    for (; i + W <= size; i += W, at += W) {
+        const F v = load<F>(x + i);
+        where = v > most ? at : where;
+        most = max(v, most);
+    }
+    Best best{-__builtin_inf(), 0};
+    for (int l = 0; l < W; ++l)
+        if (most[l] > -__builtin_inff()) best.offer(most[l], where[l]);
+    for (; i < size; ++i) best.offer(x[i], i);
+    return best.id;
+}
+
+// Upper and lower words of a * m.
+static inline void multiply(U a, uint32_t m, U& high, U& low) {
+#if PL_ISA == 2
+    const __m512i by = _mm512_set1_epi32(static_cast<int>(m));
+    const __m512i even = _mm512_mul_epu32((__m512i)a, by), odd = _mm512_mul_epu32(_mm512_srli_epi64((__m512i)a, 32), by);
+    high = (U)_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+    low = (U)_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+#elif PL_ISA == 1
+    const __m256i by = _mm256_set1_epi32(static_cast<int>(m));
+    const __m256i even = _mm256_mul_epu32((__m256i)a, by), odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), by);
+    high = (U)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    low = (U)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+#else
+    for (int i = 0; i < W; ++i) {
+        const uint64_t product = static_cast<uint64_t>(a[i]) * m;
+        high[i] = static_cast<uint32_t>(product >> 32);
+        low[i] = static_cast<uint32_t>(product);
+    }
+#endif
+}
+
+// The words of 4 W ids from `first` (a multiple of four) on, in the order of the ids.
+static inline void random_words(int64_t first, uint32_t position, uint64_t seed, uint32_t* words) {
+    U c0 = (U)lane_ids() + static_cast<uint32_t>(first / 4), c1 = U{} + position, c2{}, c3{};
+    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < 10; ++round, k0 += kKeyStep0, k1 += kKeyStep1) {
+        U high0, low0, high1, low1;
+        multiply(c0, kMultiplier0, high0, low0);
+        multiply(c2, kMultiplier1, high1, low1);
+        c0 = high1 ^ c1 ^ k0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ k1;
+        c3 = low0;
+    }
+    for (int i = 0; i < W; ++i) {
+        words[4 * i] = c0[i];
+        words[4 * i + 1] = c1[i];
+        words[4 * i + 2] = c2[i];
+        words[4 * i + 3] = c3[i];
+    }
+}
+
+// W logits from `at` on, -inf past the end.
+static inline F logits_at(const float* logits, int64_t at, int64_t size) {
+    if (at + W <= size) return load<F>(logits + at);
+    const int64_t left = at < size ? size - at : 0;
+    return lane_ids() < static_cast<int32_t>(left) ? load_part<F>(logits + at, left, 4) : splat(-__builtin_inff());
+}
+
+static int64_t sample_row(const float* logits, int64_t size, int64_t top, uint64_t seed, uint32_t position) {
+    uint32_t words[4 * W];
+    std::memset(words, 0, sizeof words);
+    words[0] = static_cast<uint32_t>(top / 4);
+    words[1] = position;
+    philox(words, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    Best best{logits[top] + gumbel(words[top % 4]), top};
+    for (int64_t i = 0; i < size; i += 4 * W) {
+        F bounds[4];  // a word has to be below bound * 2**32 for its id to win
+        bool any = false;
+        for (int j = 0; j < 4; ++j) {
+            const int64_t at = i + j * W;
+            const F below = logits_at(logits, at, size) - rounded_down(best.score);
+            bounds[j] = exp(below) * 1.0001f;
+            any |= max_of(bounds[j]) > 0x1p-34f;  // else even the smallest word's noise is too little
+        }
+        if (!any) continue;
+        random_words(i, position, seed, words);
+        for (int j = 0; j < 4; ++j) {
+            const F v = __builtin_convertvector(load<U>(words + j * W), F) * 0x1p-32f;
+            const I wins = v <= bounds[j] + 0x1p-33f;
+            for (int l = 0; l < W; ++l) {
+                const int64_t id = i + j * W + l;
+                if (wins[l] && id < size) best.offer(logits[id] + gumbel(words[j * W + l]), id);
+            }
+        }
+    }
+    return best.id;
+}
