@@ -60,16 +60,16 @@ def open(located: Located) -> "WeightSource":
         BadModelFileError: the file is missing, changed, damaged, split, or of a type that cannot be read.
     """
     if len(located.files) != 1:
-        raise BadModelFileError(f"{located.folder}: {len(located.files)} GGUF files; merge a split model into one file first")
+        raise BadModelFileError(f"{located.folder}: {len(located.files)} GGUF files; merge the parts into one first")
     path = located.files[0]
     header = read_header(path, skip_arrays=True)
     if header.file_size != located.sizes[0]:
-        raise BadModelFileError(f"{path}: has {header.file_size} bytes, {located.sizes[0]} when it was checked; fetch it again")
+        raise BadModelFileError(f"{path}: {header.file_size} bytes, {located.sizes[0]} when checked; fetch it again")
     if header.metadata.get("split.count", 1) not in (0, 1):
         raise BadModelFileError(f"{path}: is one part of a split model; merge the parts into one file first")
     for name, info in header.tensors.items():
         if info.type_name in _NOT_WEIGHTS:
-            raise BadModelFileError(f"{path}: tensor {name!r} has type {info.type_name}; use a file of a type such as Q4_K or Q8_0")
+            raise BadModelFileError(f"{path}: tensor {name!r} has type {info.type_name}; use a Q4_K, Q8_0 or F16 file")
     return GGUFWeights(header)
 
 
@@ -140,8 +140,8 @@ def _halves_layout(units: Any, num_heads: int) -> Any:
 def _dequantise(rows: Any, info: TensorInfo) -> Any:
     """Bytes [..., row bytes] -> float32, flat.
 
-    The package takes sixteen rows at a time, in Python. Blocks know nothing of rows, so rows are joined until sixteen of
-    them fill ``_CHUNK``: twice as fast on narrow matrices.
+    The package takes sixteen rows at a time, in Python. Blocks know nothing of rows, so rows are joined until sixteen
+    of them fill ``_CHUNK``: twice as fast on narrow matrices.
     """
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize

@@ -36,7 +36,7 @@ def open(located: Located) -> "WeightSource":
     for file, size in zip(located.files, located.sizes, strict=True):
         header = read_header(file)
         if header.file_size != size:
-            raise BadModelFileError(f"{file}: has {header.file_size} bytes, {size} when it was checked; fetch it again")
+            raise BadModelFileError(f"{file}: {header.file_size} bytes, {size} when checked; fetch it again")
         headers[file] = header
     index = Path(located.folder, INDEX_NAME)
     if len(headers) > 1 and index.exists():
@@ -47,7 +47,8 @@ def open(located: Located) -> "WeightSource":
             if name in places:
                 raise BadModelFileError(f"{file}: tensor {name!r} is in {places[name].file} too; remove the stray file")
             places[name] = _Place(file, info)
-    return SafetensorsWeights(located.folder, places, {file: map_file(file, h.file_size) for file, h in headers.items()})
+    maps = {file: map_file(file, header.file_size) for file, header in headers.items()}
+    return SafetensorsWeights(located.folder, places, maps)
 
 
 class _Place(NamedTuple):
@@ -76,7 +77,7 @@ class SafetensorsWeights:
         file, info = self._places[name]
         if info.dtype not in _READABLE:
             raise BadModelFileError(
-                f"{file}: tensor {name!r} is {info.dtype}, not one of {', '.join(_READABLE)}; use an unquantised copy of the model"
+                f"{file}: tensor {name!r} is {info.dtype}, not one of {', '.join(_READABLE)}; use an unquantised model"
             )
         dtype = getattr(torch, _READABLE[info.dtype])
         count = info.num_bytes // dtype.itemsize

@@ -32,7 +32,7 @@ class Weight:
 
 
 class WeightSource(Protocol):
-    """An open checkpoint. Tensors go by their Hugging Face names whatever the file calls them; safe to read from threads."""
+    """An open checkpoint. Tensors go by Hugging Face's names whatever the file calls them. Threads may read at once."""
 
     where: str
     """File or folder, for messages."""

@@ -1,10 +1,10 @@
 """Read a GGUF header: key-values and tensor table, versions 2 and 3, little-endian. Knows no model and no torch.
 
-The file is not trusted. Every count, length, dimension and offset is compared with the bytes that are really there before
-anything of that size is made, so memory stays proportional to the header read. Layout::
+The file is not trusted. Every count, length, dimension and offset is compared with the bytes that are really there
+before anything of that size is made, so memory stays proportional to the header read. Layout::
 
     magic "GGUF" | u32 version | u64 num_tensors | u64 num_kv
-    num_kv x (string key, u32 kind, value)                 string = u64 length + bytes; array = u32 kind, u64 count, items
+    num_kv x (string key, u32 kind, value)        string = u64 length + bytes; array = u32 kind, u64 count, items
     num_tensors x (string name, u32 num_dims, u64 dims[], u32 type, u64 offset)     dims fastest first
     padding to ``general.alignment``, then the data; offsets count from there
 
@@ -210,14 +210,14 @@ def _read_magic(at: _Cursor) -> int:
     at.need(24, "header")
     if at.data[:4] != b"GGUF":
         raise BadModelFileError(
-            f"{at.path}: byte 0: no GGUF magic but {bytes(at.data[:4])!r}; pass a .gguf file, or a folder with safetensors"
+            f"{at.path}: byte 0: no GGUF magic but {bytes(at.data[:4])!r}; pass a .gguf file or a safetensors folder"
         )
     at.pos = 4
     version = at.u32("version")
     if version not in (2, 3):
         big = " (big-endian)" if version and not version & 0xFFFF else ""
         raise BadModelFileError(
-            f"{at.path}: byte 4: GGUF version {version}{big} is not 2 or 3, little-endian; convert the file with a newer tool"
+            f"{at.path}: byte 4: GGUF version {version}{big} is not 2 or 3, little-endian; convert it with a newer tool"
         )
     return version
 
@@ -251,7 +251,7 @@ def _read_value(at: _Cursor, key: str, skip_arrays: bool) -> Any:
 
 
 def _read_strings(at: _Cursor, key: str, count: int, skip_arrays: bool) -> list[str] | SkippedArray:
-    # The inner loop runs for every token and merge of a vocabulary, so it works on locals and asks for more bytes rarely.
+    # The inner loop runs for every token and merge of a vocabulary: it works on locals and rarely asks for more bytes.
     data, pos, have = at.data, at.pos, len(at.data)
     unpack = _U64.unpack_from
     spans: list[tuple[int, int]] = []
@@ -286,7 +286,7 @@ def _read_tensor(at: _Cursor, alignment: int) -> tuple[str, TensorInfo]:
     offset = at.u64(f"offset of {name}")
     if kind not in GGML_TYPES:
         raise BadModelFileError(
-            f"{at.path}: byte {at.pos}: tensor {name!r} has unknown ggml type {kind}; use a file of a type such as Q4_K, Q8_0 or F16"
+            f"{at.path}: byte {at.pos}: tensor {name!r} has unknown ggml type {kind}; use a Q4_K, Q8_0 or F16 file"
         )
     type_name, block, block_bytes = GGML_TYPES[kind]
     num_weights = 1

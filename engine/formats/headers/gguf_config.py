@@ -61,5 +61,5 @@ def _rope_scaling(f: Fields, kind: str) -> RopeScaling | None:
     if method == "none":
         return None
     if method != "linear":
-        raise f.bad(f"{kind}.rope.scaling.type is {str(method)[:40]!r}, only none and linear are supported", "use another model")
+        raise f.bad(f"{kind}.rope.scaling.type is {str(method)[:40]!r}, not none or linear", "use another model")
     return RopeScaling(kind="linear", factor=f.number(f"{kind}.rope.scaling.factor"))

@@ -60,7 +60,7 @@ def model_config_from_hf(config: Mapping[str, Any], where: str = "config.json") 
 def _refuse_unsupported(f: Fields) -> None:
     """Settings that change the numbers and that our layers do not follow."""
     if f.table.get("quantization_config") is not None:
-        raise f.bad("quantization_config: quantised checkpoints are not supported", "use the unquantised model or a GGUF")
+        raise f.bad("quantization_config: such checkpoints are not supported", "use the unquantised model or a GGUF")
     for key, wanted in (("hidden_act", "silu"), ("mlp_bias", False), ("partial_rotary_factor", 1.0)):
         value = f.table.get(key)
         if value is not None and value != wanted:

@@ -7,7 +7,7 @@ from ...errors import BadModelFileError
 
 
 def map_file(path: str, size: int) -> mmap.mmap:
-    """The first ``size`` bytes of ``path``: writable, as torch wants its buffers, yet private, so the file never changes.
+    """The first ``size`` bytes of ``path``: writable, as torch wants buffers, yet private: the file never changes.
 
     Raises:
         BadModelFileError: the file cannot be opened or became shorter.

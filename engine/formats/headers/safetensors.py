@@ -1,8 +1,8 @@
 """Read a safetensors header, and the index of a sharded checkpoint. Knows no model and no torch.
 
-The file is not trusted: the header's length is compared with the file before it is read, and each tensor's place with its
-shape and dtype. Layout: u64 length of the JSON, the JSON, the data; offsets count from the start of the data. Source: the
-safetensors format description; the 100 MB bound on the header is the reference library's.
+The file is not trusted: the header's length is compared with the file before it is read, and each tensor's place with
+its shape and dtype. Layout: u64 length of the JSON, the JSON, the data; offsets count from the start of the data.
+Source: the safetensors format description; the 100 MB bound on the header is the reference library's.
 """
 
 import json
@@ -164,7 +164,7 @@ def _check_places(path: str, tensors: dict[str, TensorInfo], data_start: int, si
     end = data_start
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].num_bytes)):
         if info.offset != end:
-            raise _bad(path, f"tensor {name[:120]!r} starts at byte {info.offset}, not at {end} where the one before ends")
+            raise _bad(path, f"tensor {name[:120]!r} starts at byte {info.offset}, the one before ends at {end}")
         end += info.num_bytes
     if end != size:
         raise _bad(path, f"its tensors end at byte {end}, the file at {size}")

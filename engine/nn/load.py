@@ -1,0 +1,147 @@
+"""From a card and files to a model: finds the plug-ins, then reads, checks, fuses and packs each weight once.
+
+Knows no architecture (``engine.models``), no file layout (``engine.formats``) and no arithmetic (``engine.quant``).
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import ModuleType
+from typing import Self, TypeVar, cast
+
+import torch
+
+from .. import plugins
+from ..errors import BadModelFileError, ConfigError
+from ..store.located import Located, ModelCard
+from ..types import ModelConfig
+from .layers import Embedding, Linear
+from .model import Model
+from .weights import Quant, Weight, WeightSource
+
+Part = TypeVar("Part")
+
+# Word in the config -> (quant plug-in, dtype in which it gets matrices, dtype of the embedding).
+DTYPES: dict[str, tuple[str, torch.dtype, torch.dtype]] = {
+    "int8": ("int8", torch.float32, torch.bfloat16),
+    "bfloat16": ("none", torch.bfloat16, torch.bfloat16),
+    "float16": ("none", torch.float16, torch.float16),
+    "float32": ("none", torch.float32, torch.float32),
+}
+
+
+def load_model(card: ModelCard | ModelConfig, located: Located, *, dtype: str = "auto", device: str = "cpu") -> Model:
+    """The model of ``card`` with its weights in memory on ``device``.
+
+    Args:
+        dtype: a key of ``DTYPES``, or "auto": int8 on a CPU, bfloat16 elsewhere.
+
+    Raises:
+        BadModelFileError: a file is damaged, or a tensor is missing or of the wrong shape.
+        ConfigError: unknown dtype.
+    """
+    config = card.model if isinstance(card, ModelCard) else card
+    if dtype == "auto":
+        dtype = "int8" if device == "cpu" else "bfloat16"
+    if dtype not in DTYPES:
+        raise ConfigError(f"target.dtype = {dtype!r}: use one of auto, {', '.join(DTYPES)}")
+    plugin = find_model(config.architecture)
+    source = plugin.source(config) if hasattr(plugin, "source") else open_weights(located)
+    try:
+        with Loader(source, dtype, torch.device(device)) as loader:
+            return plugin.build(config, loader)
+    finally:
+        source.close()
+
+
+def find_model(architecture: str) -> ModuleType:
+    """The model plug-in that builds ``architecture``.
+
+    Raises:
+        BadModelFileError: there is none; the message lists what there is.
+    """
+    known: list[str] = []
+    for name in plugins.names("engine.models"):
+        plugin = plugins.load("engine.models", name)
+        if architecture in plugin.ARCHITECTURES:
+            return plugin
+        known.extend(plugin.ARCHITECTURES)
+    raise BadModelFileError(f"architecture {architecture!r} is not supported; use one of: {', '.join(known)}")
+
+
+def open_weights(located: Located) -> WeightSource:
+    """The checkpoint of ``located``, through the format that claims it.
+
+    Raises:
+        BadModelFileError: a file is damaged, or no format claims them.
+    """
+    for name in plugins.names("engine.formats"):
+        plugin = plugins.load("engine.formats", name)
+        if plugin.claims(located):
+            return plugin.open(located)
+    raise BadModelFileError(f"{located.folder}: no weight format reads {located.kind!r}; use safetensors or GGUF files")
+
+
+class Loader:
+    """Hands a model plug-in its parts, ready to run. Safe to call from several threads."""
+
+    def __init__(self, source: WeightSource, dtype: str, device: torch.device) -> None:
+        self._source = source
+        quant, self._matrix_dtype, self._embedding_dtype = DTYPES[dtype]
+        self._quant = cast(Quant, plugins.load("engine.quant", quant))
+        self._device = device
+        # CPU kernels take fp32; a GPU computes in the dtype of the embedding.
+        self._activations = torch.float32 if device.type == "cpu" else self._embedding_dtype
+        self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "load")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def linear(self, sizes: Mapping[str, int], num_inputs: int, *, bias: bool = False) -> Linear:
+        """One product for the matrices ``<name>.weight`` [size, num_inputs], outputs in the order of ``sizes``.
+
+        Quants scale each output by itself, so joining outputs before packing changes no result.
+        """
+        parts = [self._read(f"{name}.weight", (size, num_inputs)) for name, size in sizes.items()]
+        parts = [part.to(self._matrix_dtype) for part in parts]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        packed = self._quant.pack(self.place(joined))
+        biases = [self.vector(f"{name}.bias", size) for name, size in sizes.items()] if bias else []
+        added = torch.cat(biases).to(self._activations) if biases else None
+        return Linear(Weight(self._quant, packed, sum(sizes.values()), num_inputs), added)
+
+    def embedding(self, name: str, num_rows: int, width: int) -> Embedding:
+        """A look-up table [num_rows, width], unquantised: bf16 beside int8 products."""
+        table = self._read(name, (num_rows, width)).to(self._embedding_dtype, copy=True)
+        return Embedding(self.place(table), self._activations)
+
+    def vector(self, name: str, size: int) -> torch.Tensor:
+        """fp32 [size]: a norm's weight or a bias."""
+        return self.place(self._read(name, (size,)).to(torch.float32, copy=True))
+
+    def optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
+        """fp32 tensor, on the CPU, or None where the checkpoint has none."""
+        return self._read(name, shape).to(torch.float32, copy=True) if name in self._source.names else None
+
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` on the model's device."""
+        return tensor.to(self._device)
+
+    def start(self, build: Callable[[], Part]) -> "Future[Part]":
+        """Build a part on another thread: dequantising and packing leave the interpreter free."""
+        return self._pool.submit(build)
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        where = self._source.where
+        if name not in self._source.names:
+            raise BadModelFileError(f"{where}: tensor {name!r} is missing; use a complete copy of the model")
+        found = tuple(self._source.shape(name))
+        if found != shape:
+            raise BadModelFileError(
+                f"{where}: tensor {name!r} has shape {list(found)}, the model's config asks for {list(shape)}; "
+                "use config and weights of one model"
+            )
+        return self._source.read(name)
