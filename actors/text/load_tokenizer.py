@@ -32,7 +32,7 @@ def load(source: TokenizerSource) -> Tokenizer:
     """
     if source.kind == "json":
         return from_json(source.path)
-    from ...engine.formats.gguf import read_header
+    from ...engine.formats.headers.gguf import read_header
 
     return from_gguf(read_header(source.path).metadata, source.path)
 

@@ -1,0 +1,135 @@
+"""One request's tokens to the text deltas of one choice: detokenised, searched for stop strings, cut where they hit."""
+
+from collections.abc import Sequence
+
+from ..engine.core.plan import RequestOutput, TokenLogprobs
+from ..engine.types import FinishReason, RequestId
+from .messages import PositionLogprobs, Sampling, TextDelta, TextLogprob
+from .text.detokenize import Detokenizer
+from .text.stop_strings import StopStrings
+from .text.token_bytes import TokenBytes
+
+
+class MissingTokens(Exception):
+    """An output begins behind what has come so far."""
+
+
+class Choice:
+    """State of one output stream. Feed it every RequestOutput of its request, in order; duplicates are dropped."""
+
+    def __init__(
+        self,
+        call_id: str,
+        index: int,
+        request_id: RequestId,
+        tokens: TokenBytes,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        prompt_logprobs: bool,
+        return_token_ids: bool,
+    ) -> None:
+        self.request_id = request_id
+        self.is_done = False
+        """Its last delta was made; whatever comes later is dropped."""
+        self._call_id = call_id
+        self._index = index
+        self._tokens = tokens
+        self._detokenizer = Detokenizer(tokens, prompt_ids, skip_special_tokens=sampling.skip_special_tokens)
+        self._stops = StopStrings(sampling.stop, include=sampling.include_stop_str_in_output)
+        self._sampling = sampling
+        self._wants_prompt_logprobs = prompt_logprobs
+        self._return_token_ids = return_token_ids
+        self._num_tokens = 0
+        self._num_chars = 0
+        self._num_cached = 0
+        self._queue_s = 0.0
+
+    @property
+    def num_repairs(self) -> int:
+        """See ``Detokenizer.num_repairs``."""
+        return self._detokenizer.num_repairs
+
+    def apply(self, output: RequestOutput) -> TextDelta | None:
+        """What there is to tell; None when nothing is.
+
+        Raises:
+            MissingTokens: tokens were lost on the way here.
+        """
+        known = self._num_tokens - output.offset
+        if known < 0:
+            raise MissingTokens(f"token {self._num_tokens} of request {self.request_id} never came")
+        token_ids = output.token_ids[known:]
+        if self.is_done or (not token_ids and output.finish_reason is None):
+            return None
+        is_first = self._num_tokens == 0
+        if is_first:
+            self._num_cached, self._queue_s = output.num_cached, output.queue_s
+        text, num_taken = self._read(token_ids, output)
+        hit = self._stops.hit
+        self.is_done = hit is not None or output.finish_reason is not None
+        token_ids = token_ids[:num_taken]
+        logprobs = None
+        if output.logprobs is not None and self._sampling.logprobs is not None:
+            logprobs = [self._position(t) for t in output.logprobs[known : known + num_taken]]
+        prompt_logprobs = self._prompt_logprobs(output)
+        if not (text or self.is_done or is_first or logprobs or prompt_logprobs or self._return_token_ids):
+            return None
+        offset, self._num_chars = self._num_chars, self._num_chars + len(text)
+        finish_reason: FinishReason | None = "stop" if hit is not None else output.finish_reason
+        return TextDelta(
+            self._call_id,
+            self._index,
+            offset,
+            text,
+            self._num_tokens,
+            token_ids if self._return_token_ids else [],
+            logprobs,
+            prompt_logprobs,
+            finish_reason,
+            hit if hit is not None else output.stop_reason,
+            self._num_cached,
+            self._queue_s,
+        )
+
+    def _read(self, token_ids: list[int], output: RequestOutput) -> tuple[str, int]:
+        """The text of the new tokens up to a stop string, and how many tokens that took."""
+        # A token that ended the request is counted and reported, but is no text unless the client wants its stops.
+        has_end = output.finish_reason == "stop" and not self._sampling.include_stop_str_in_output
+        last = len(token_ids) - 1 if has_end else len(token_ids)
+        pieces: list[str] = []
+        for i, token_id in enumerate(token_ids):
+            self._num_tokens += 1
+            if i != last:
+                pieces.append(self._search(self._detokenizer.feed(token_id)))
+            if self._stops.hit is not None:
+                return "".join(pieces), i + 1
+        if output.finish_reason is not None:
+            pieces.append(self._search(self._detokenizer.flush()))
+            pieces.append(self._stops.flush())
+        return "".join(pieces), len(token_ids)
+
+    def _search(self, text: str) -> str:
+        """Look for stop strings, but not in the text of the first ``min_tokens`` tokens."""
+        return text if self._num_tokens <= self._sampling.min_tokens else self._stops.feed(text)
+
+    def _prompt_logprobs(self, output: RequestOutput) -> list[PositionLogprobs | None] | None:
+        """One entry for each prompt token, with the first delta; the first token has nothing before it."""
+        if not self._wants_prompt_logprobs:
+            return None
+        self._wants_prompt_logprobs = False
+        return [None, *map(self._position, output.prompt_logprobs or [])]
+
+    def _position(self, at: TokenLogprobs) -> PositionLogprobs:
+        ranked = self._sampling.logprob_token_ids is None  # ids the client chose come without ranks
+        top = [
+            self._token(i, logprob, rank if ranked else 0)
+            for rank, (i, logprob) in enumerate(zip(at.top_ids, at.top_logprobs, strict=True), 1)
+        ]
+        if not ranked:
+            top.sort(key=lambda t: -t.logprob)
+        return PositionLogprobs(self._token(at.token_id, at.logprob, at.rank), top)
+
+    def _token(self, token_id: int, logprob: float, rank: int) -> TextLogprob:
+        raw = self._tokens.of(token_id)
+        return TextLogprob(token_id, raw.decode("utf-8", "replace"), raw, logprob, rank)

@@ -1,0 +1,417 @@
+"""The tokenizer actor: text to ids on the way in, ids to text on the way out; around ``text/`` and ``choice.py``.
+
+A call becomes one request for each choice. It is admitted when the scheduler has taken them all; until then its deltas
+are kept. It ends when each choice has had its last delta, or with one ``CallFailed``; either way nothing of it stays.
+Long prompts are encoded in a worker thread, so that they hold up no other call's text.
+
+It knows nothing of HTTP, blocks or devices.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import msgspec
+from anyio.abc import TaskGroup, TaskStatus
+
+from ..engine.core.plan import RequestOutput
+from ..engine.errors import ActorError, InvalidRequestError, PacelineError, UnavailableError
+from ..engine.types import ErrorInfo, RequestId
+from .actor import Actor, Setup, describe
+from .choice import Choice, MissingTokens
+from .mailbox import Mailbox, MailboxFull
+from .messages import (
+    Abort,
+    AbortCall,
+    ActorLost,
+    Add,
+    Added,
+    Admitted,
+    CallFailed,
+    Chat,
+    Detokenize,
+    EngineState,
+    Generate,
+    Hello,
+    PromptInfo,
+    Refused,
+    Stats,
+    TextDelta,
+    Tokenize,
+    Tokenized,
+)
+from .outbox import Outbox
+from .text import load_tokenizer
+from .text.prompt import Prompt, PromptEncoder, num_chars
+from .text.sampling import SamplingResolver, Sizes, choice_seed
+from .text.token_bytes import TokenBytes
+
+log = logging.getLogger(__name__)
+
+_INLINE_CHARS = 20_000
+"""More than this is encoded in a worker thread (20,000 characters take some 5 ms)."""
+_MAX_WAITING = 16_384
+"""Messages kept for a peer whose mailbox is full."""
+_RETRY_AFTER_S = 2.0
+
+
+class _Call:
+    """One open call."""
+
+    def __init__(self, sender: str, generate: Generate, now_s: float) -> None:
+        self.sender = sender
+        self.generate = generate
+        self.arrived_s = now_s
+        self.choices: dict[RequestId, Choice] = {}
+        """Of the requests that have not ended."""
+        self.not_added: set[RequestId] = set()
+        self.prompts: list[PromptInfo] = []
+        self.held: list[TextDelta] = []
+        """Deltas made before the call was admitted."""
+        self.is_admitted = False
+
+
+class Tokenizer(Actor):
+    """See the module's docstring."""
+
+    def __init__(self, setup: Setup, mailbox: Mailbox) -> None:
+        super().__init__(setup, mailbox)
+        self._outbox = Outbox(mailbox, _MAX_WAITING)
+        self._calls: dict[str, _Call] = {}
+        self._call_of: dict[RequestId, _Call] = {}
+        self._idle = asyncio.Event()
+        self._tasks: TaskGroup | None = None
+        self._threads = anyio.CapacityLimiter(2)
+        self._num_messages = 0
+        self._num_repairs = 0
+        model, asked = setup.card.model, setup.config.target.max_model_len
+        context = min(asked, model.max_position) if asked else model.max_position
+        self._sizes = Sizes(context, model.vocab_size)
+        self._failure: str | None = None
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load the tokenizer and compile the chat template."""
+        card = self.setup.card
+        self._tokenizer = load_tokenizer.load(card.tokenizer)
+        self._tokens = TokenBytes(self._tokenizer)
+        self._encoder = PromptEncoder(self._tokenizer, card)
+        self._resolver = SamplingResolver(self._tokenizer, card)
+
+    def hello(self) -> Hello:
+        detail = {"tokenizer": f"{self._tokenizer.get_vocab_size()} tokens from {self.setup.card.tokenizer.kind}"}
+        return msgspec.structs.replace(super().hello(), detail=detail)
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        """Home of the tasks that encode in worker threads."""
+        async with anyio.create_task_group() as self._tasks:
+            task_status.started()
+            await anyio.to_thread.run_sync(self._encoder.warm_up)
+            await anyio.sleep_forever()
+
+    async def drain(self) -> None:
+        """Wait until no call is open and everything is sent."""
+        while self._calls:
+            self._idle.clear()
+            await self._idle.wait()
+        while not self._outbox.is_empty:
+            await anyio.sleep(0.005)
+
+    async def stop(self) -> None:
+        self._outbox.close()
+
+    def stats(self) -> Stats | None:
+        return Stats(self.name, self.epoch, {"detokenize_repairs": self._num_repairs})
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    async def handle(self, sender: str, message: Any) -> None:
+        """One message; a fault in it ends the call it belongs to, never the actor."""
+        self._num_messages += 1
+        self.progress.begin(self._num_messages)
+        try:
+            match message:
+                case RequestOutput():
+                    self._put(message)
+                case Generate():
+                    self._begin(sender, message)
+                case Added():
+                    self._added(message.request_id)
+                case Refused():
+                    self._fail_request(message.request_id, message.error)
+                case AbortCall():
+                    self._end(message.call_id)
+                case Tokenize() | Detokenize():
+                    self._convert(sender, message)
+                case EngineState():
+                    self._note_state(message)
+                case ActorLost():
+                    self._lose(message.actor)
+                case _:
+                    pass  # Drain: the base calls drain()
+        finally:
+            self.progress.end()
+
+    # --- a call comes in ----------------------------------------------------------------------------------------------
+
+    def _begin(self, sender: str, generate: Generate) -> None:
+        call_id = generate.call_id
+        if call_id in self._calls:
+            log.warning("call %s is open already: its repetition is dropped", call_id)
+            return
+        if (error := self._why_not()) is not None:
+            self._reply(sender, CallFailed(call_id, error.info()))
+            return
+        call = self._calls[call_id] = _Call(sender, generate, anyio.current_time())
+        if self._tasks is None or _num_chars(generate.chat or generate.prompts) <= _INLINE_CHARS:
+            self._encode(call)
+        else:
+            self._tasks.start_soon(self._encode_in_thread, call)
+
+    def _why_not(self) -> UnavailableError | None:
+        if self._failure is not None:
+            return UnavailableError(self._failure, code="engine_unavailable", retry_after_s=_RETRY_AFTER_S)
+        if self.draining:
+            return UnavailableError("the server is shutting down; try again soon", code="draining")
+        return None
+
+    def _encode(self, call: _Call) -> None:
+        try:
+            self._add_all(call, self._encoder.encode_call(call.generate, self._sizes.max_model_len))
+        except Exception as e:
+            self._fail(call, _info(e))
+
+    async def _encode_in_thread(self, call: _Call) -> None:
+        try:
+            arguments = (call.generate, self._sizes.max_model_len)
+            prompts = await anyio.to_thread.run_sync(self._encoder.encode_call, *arguments, limiter=self._threads)
+            if self._calls.get(call.generate.call_id) is call:  # else it was aborted meanwhile
+                self._add_all(call, prompts)
+        except Exception as e:
+            self._fail(call, _info(e))
+
+    def _add_all(self, call: _Call, prompts: list[Prompt]) -> None:
+        """Send the requests of a call to the scheduler.
+
+        Raises:
+            InvalidRequestError: they exceed a bound.
+            UnavailableError: the scheduler's mailbox is full.
+        """
+        adds = [add for i, prompt in enumerate(prompts) for add in self._adds(call, i, prompt)]
+        for add in adds:
+            self._call_of[add.request_id] = call
+            call.not_added.add(add.request_id)
+        try:
+            for add in adds:
+                self._outbox.send("scheduler", add)
+        except MailboxFull as e:
+            raise UnavailableError(f"the scheduler is overloaded: {e}; try again soon", code="queue_full") from e
+
+    def _adds(self, call: _Call, prompt_index: int, prompt: Prompt) -> list[Add]:
+        """The requests of one prompt."""
+        generate, sampling = call.generate, call.generate.sampling
+        prompt_logprobs = sampling.prompt_logprobs
+        if prompt_logprobs is None and generate.echo and generate.chat is None:
+            prompt_logprobs = sampling.logprobs
+        is_chat = generate.chat is not None
+        params = self._resolver.resolve(sampling, len(prompt.token_ids), self._sizes, is_chat=is_chat)
+        params = msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs)
+        wants_ids = generate.return_token_ids or (generate.echo and prompt_logprobs is not None)
+        ids = prompt.token_ids if wants_ids else None
+        call.prompts.append(PromptInfo(len(prompt.token_ids), ids, prompt.text))
+        deadline_s = max(0.0, generate.timeout_s - (anyio.current_time() - call.arrived_s))
+        adds: list[Add] = []
+        for i in range(generate.n):
+            index = prompt_index * generate.n + i
+            request_id = f"{generate.call_id}-{index}"
+            call.choices[request_id] = Choice(
+                generate.call_id,
+                index,
+                request_id,
+                self._tokens,
+                prompt.token_ids,
+                sampling,
+                prompt_logprobs=prompt_logprobs is not None,
+                return_token_ids=generate.return_token_ids,
+            )
+            adds.append(
+                Add(
+                    request_id,
+                    prompt.token_ids,
+                    msgspec.structs.replace(params, seed=choice_seed(sampling.seed, index)),
+                    generate.priority,
+                    generate.cache_salt,
+                    # A fork computes no prompt of its own, so it would have no log-probabilities of it.
+                    adds[0].request_id if adds and prompt_logprobs is None else None,
+                    deadline_s=deadline_s,
+                )
+            )
+        return adds
+
+    def _added(self, request_id: RequestId) -> None:
+        call = self._call_of.get(request_id)
+        if call is None:
+            return
+        call.not_added.discard(request_id)
+        if not call.not_added and not call.is_admitted:
+            call.is_admitted = True
+            self._reply(call.sender, Admitted(call.generate.call_id, call.prompts))
+            for delta in call.held:
+                self._reply(call.sender, delta)
+            call.held.clear()
+            self._forget_if_over(call)
+
+    # --- text goes out ------------------------------------------------------------------------------------------------
+
+    def _put(self, output: RequestOutput) -> None:
+        call = self._call_of.get(output.request_id)
+        choice = call.choices.get(output.request_id) if call is not None else None
+        if call is None or choice is None:
+            return  # what was aborted may still be on its way
+        if output.request_id in call.not_added:  # its Added was lost
+            self._added(output.request_id)
+        try:
+            if output.error is not None:
+                self._fail(call, output.error)
+                return
+            if output.finish_reason in ("abort", "error"):
+                what = f"request {output.request_id} was ended by the engine; send the call again"
+                raise UnavailableError(what, code="engine_unavailable", retry_after_s=_RETRY_AFTER_S)
+            delta = choice.apply(output)
+            if choice.is_done:
+                self._drop(call, choice, abort=output.finish_reason is None)
+            if delta is not None and not call.is_admitted:
+                call.held.append(delta)
+            elif delta is not None:
+                self._outbox.send(call.sender, delta)
+            self._forget_if_over(call)
+        except Exception as e:
+            self._fail(call, _info(e))
+
+    def _drop(self, call: _Call, choice: Choice, *, abort: bool) -> None:
+        self._num_repairs += choice.num_repairs
+        del call.choices[choice.request_id]
+        if call.is_admitted:
+            del self._call_of[choice.request_id]
+        if abort:
+            self._outbox.send("scheduler", Abort(choice.request_id), force=True)
+
+    # --- a call ends --------------------------------------------------------------------------------------------------
+
+    def _forget_if_over(self, call: _Call) -> None:
+        if call.is_admitted and not call.choices:
+            self._forget(call)
+
+    def _forget(self, call: _Call) -> None:
+        call_id, n = call.generate.call_id, call.generate.n
+        self._calls.pop(call_id, None)
+        for i in range(max(1, len(call.prompts)) * n):
+            self._call_of.pop(f"{call_id}-{i}", None)
+        if not self._calls:
+            self._idle.set()
+
+    def _end(self, call_id: str) -> None:
+        """Abort what is left of a call and forget it."""
+        call = self._calls.get(call_id)
+        if call is None:
+            return
+        for choice in list(call.choices.values()):
+            self._drop(call, choice, abort=choice.request_id in self._call_of)
+        self._forget(call)
+
+    def _fail(self, call: _Call, error: ErrorInfo) -> None:
+        if self._calls.get(call.generate.call_id) is call:
+            self._end(call.generate.call_id)
+            self._reply(call.sender, CallFailed(call.generate.call_id, error))
+
+    def _fail_request(self, request_id: RequestId, error: ErrorInfo) -> None:
+        if (call := self._call_of.get(request_id)) is not None:
+            self._fail(call, error)
+
+    # --- the rest -----------------------------------------------------------------------------------------------------
+
+    def _convert(self, sender: str, message: Tokenize | Detokenize) -> None:
+        what = (message.chat or message.prompt) if isinstance(message, Tokenize) else message.token_ids
+        if self._tasks is None or _num_chars(what) <= _INLINE_CHARS:
+            self._reply(sender, self._converted(message))
+        else:
+            self._tasks.start_soon(self._convert_in_thread, sender, message)
+
+    async def _convert_in_thread(self, sender: str, message: Tokenize | Detokenize) -> None:
+        self._reply(sender, await anyio.to_thread.run_sync(self._converted, message, limiter=self._threads))
+
+    def _converted(self, message: Tokenize | Detokenize) -> Tokenized | CallFailed:
+        try:
+            return self._tokenize(message) if isinstance(message, Tokenize) else self._detokenize(message)
+        except Exception as e:
+            return CallFailed(message.call_id, _info(e))
+
+    def _tokenize(self, message: Tokenize) -> Tokenized:
+        if message.chat is not None:
+            ids = self._encoder.encode_chat(message.chat, message.add_special_tokens)
+        else:
+            ids = self._encoder.encode_text(message.prompt or "", message.add_special_tokens)
+        return Tokenized(message.call_id, ids, self._strings(ids), message.prompt or "")
+
+    def _detokenize(self, message: Detokenize) -> Tokenized:
+        ids, width = message.token_ids, self._sizes.logits_width
+        for i, token_id in enumerate(ids):
+            if not 0 <= token_id < width:
+                what = f"tokens[{i}] is {token_id}: token ids must be 0 to {width - 1}"
+                raise InvalidRequestError(what, param="tokens")
+        text = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return Tokenized(message.call_id, ids, self._strings(ids), text)
+
+    def _strings(self, ids: list[int]) -> list[str]:
+        return [self._tokenizer.id_to_token(i) or "" for i in ids]
+
+    def _note_state(self, state: EngineState) -> None:
+        hello = state.hello
+        if hello is not None and hello.max_model_len > 0 and hello.logits_width > 0:
+            self._sizes = Sizes(hello.max_model_len, hello.logits_width)
+        self._failure = None
+        if state.state == "failed":
+            self._failure = state.error or "the engine has failed; see the server's log"
+            self._fail_all(self._failure)
+
+    def _lose(self, actor: str) -> None:
+        if actor == "scheduler":
+            self._outbox.forget(actor)
+            self._fail_all("the scheduler process died; send the request again")
+            return
+        for call in [c for c in self._calls.values() if c.sender == actor]:  # nobody listens any more
+            self._end(call.generate.call_id)
+        self._outbox.forget(actor)
+
+    def _fail_all(self, message: str) -> None:
+        error = UnavailableError(message, code="engine_unavailable", retry_after_s=_RETRY_AFTER_S).info()
+        for call in list(self._calls.values()):
+            self._fail(call, error)
+
+    def _reply(self, to: str, message: Any) -> None:
+        """Send what is not text and so has no other bound: at most two such messages for each call."""
+        self._outbox.send(to, message, force=True)
+
+
+def _num_chars(what: Chat | list[Any] | str | None) -> int:
+    if isinstance(what, Chat):
+        what = [what.messages, what.tools, what.documents, what.template_kwargs]
+    return num_chars(what)
+
+
+def _info(error: Exception) -> ErrorInfo:
+    """An exception as the client sees it; the unexpected ones are logged."""
+    match error:
+        case PacelineError():
+            return error.info()
+        case MissingTokens():
+            return ActorError(f"{error}; send the call again").info()
+        case MailboxFull():
+            what = "the gateway does not take its text"
+            return UnavailableError(f"{what}: {error}; read faster", code="engine_unavailable").info()
+        case _:
+            log.error("a call failed", exc_info=error)
+            return describe(error)
