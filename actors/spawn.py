@@ -57,8 +57,13 @@ async def spawn(setup: Setup) -> Child:
     )
     assert process.stdin is not None
     process.stdin.write(msgspec.json.encode(setup) + b"\n")
-    with contextlib.suppress(ConnectionError):  # it died at once; ``wait`` tells how
+    try:
         await process.stdin.drain()
+    except ConnectionError:
+        pass  # it died at once; ``wait`` tells how
+    except BaseException:
+        process.kill()
+        raise
     return Child(setup, process)
 
 

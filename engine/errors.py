@@ -8,6 +8,7 @@
     ├── BadModelFileError      a weight file is truncated, hostile or of a kind we cannot read
     ├── InvalidRequestError    the request itself is wrong (HTTP 400, or 404 with kind ``not_found``)
     ├── UnavailableError       try again later: queue full, starting, draining (HTTP 503)
+    ├── DeadlineError          the call's time is over (HTTP 504)
     ├── WireError              a message could not be decoded
     └── ActorError             an actor failed; carries its root cause
 
@@ -71,6 +72,13 @@ class UnavailableError(PacelineError):
 
     def info(self) -> ErrorInfo:
         return ErrorInfo(kind="unavailable", message=str(self), code=self.code, retry_after_s=self.retry_after_s)
+
+
+class DeadlineError(PacelineError):
+    """The call was not finished within its time."""
+
+    def info(self) -> ErrorInfo:
+        return ErrorInfo(kind="deadline", message=str(self), code="deadline_exceeded")
 
 
 class WireError(PacelineError):

@@ -1,0 +1,56 @@
+"""Bind the HTTP port before anything else happens: a busy port must fail at once, before a model is loaded."""
+
+import contextlib
+import errno
+import socket
+
+from ..engine.errors import ConfigError
+
+BACKLOG = 2048
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; port 0 lets the system choose.
+
+    Raises:
+        ConfigError: one line with address, port, who holds it where that can be found, and what to do.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as e:
+        raise ConfigError(f"host {host!r} is not an address of this machine: {e}; pass --host 127.0.0.1") from e
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as e:
+        listener.close()
+        if e.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} on {host} is in use{_owner(port)}; stop it or pass --port") from e
+        if e.errno in (errno.EACCES, errno.EPERM):
+            raise ConfigError(f"port {port} on {host} may not be used by this user; pass --port 8000") from e
+        raise ConfigError(f"port {port} on {host} cannot be opened: {e.strerror}; pass --host or --port") from e
+    listener.setblocking(False)
+    return listener
+
+
+def url(listener: socket.socket) -> str:
+    """Where a client on this machine reaches it."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _owner(port: int) -> str:
+    """`` by pid 123 (name)`` where the system lets us see it."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return f" by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return ""
