@@ -110,7 +110,8 @@ def random_weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]
     def norm() -> torch.Tensor:
         return 1 + 0.2 * torch.randn(hidden, generator=rng)
 
-    weights = {"model.embed_tokens.weight": torch.randn(config["vocab_size"], hidden, generator=rng)}
+    # Small beside what the layers add: else the tied head finds the token just read most likely, for ever.
+    weights = {"model.embed_tokens.weight": 0.25 * torch.randn(config["vocab_size"], hidden, generator=rng)}
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}."
         weights[at + "input_layernorm.weight"] = norm()
@@ -126,7 +127,7 @@ def random_weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]
         weights[at + "mlp.down_proj.weight"] = matrix(hidden, inner, 2.0)
     weights["model.norm.weight"] = norm()
     if not config["tie_word_embeddings"]:
-        weights["lm_head.weight"] = matrix(config["vocab_size"], hidden, 2.0)
+        weights["lm_head.weight"] = matrix(config["vocab_size"], hidden, 4.0)
     return weights
 
 
