@@ -60,6 +60,10 @@ class Runner:
             self._step(fed, results)
         return StepResult(plan.step, [results[i] for i in range(len(plan.rows))], time.perf_counter() - began)
 
+    def forget(self) -> None:
+        """Close every request, as when the scheduler that opened them is gone."""
+        self._table.close_all()
+
     def _open(self, requests: Sequence[NewRequest]) -> dict[RequestId, RowError]:
         refused: dict[RequestId, RowError] = {}
         for new in requests:

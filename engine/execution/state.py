@@ -106,6 +106,11 @@ class RequestTable:
             self.blocks[held.line, : held.num_blocks] = 0
             self._free_lines.append(held.line)
 
+    def close_all(self) -> None:
+        """Forget every request."""
+        for request_id in list(self._held):
+            self.close(request_id)
+
     def admit(self, place: int, row: Row) -> Fed:
         """Bring the block table up to date, lay the drafts behind the committed tokens, and check the row.
 

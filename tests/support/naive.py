@@ -5,6 +5,7 @@ scheduler, no batch, no block reuse, no drafts, no counts that are kept.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from paceline.engine.execution.kv_pool import allocate
 from paceline.engine.execution.logprobs import describe
 from paceline.engine.execution.sampler import Ask, process
 from paceline.engine.execution.state import RequestTable
+from paceline.engine.nn.load import load_model
 from paceline.engine.nn.model import Batch, KVCache, Model
+from paceline.engine.store import card, resolve
 from paceline.engine.types import SamplingParams
 from paceline.kernels import ops
 
@@ -27,6 +30,12 @@ class Generated:
     finish_reason: str = "length"
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
+
+
+def load(folder: Path | str, dtype: str = "auto") -> Model:
+    """The model of a folder or GGUF file, with the weights the engine would use."""
+    located = resolve.locate(str(folder), download=False)
+    return load_model(card.read(located), located, dtype=dtype)
 
 
 def generate(

@@ -1,0 +1,106 @@
+"""From a Setup to a Runner that is ready: threads, weights, KV pages, rule, and one warm round through all kernels.
+
+Runs in the target's process only, off its event loop. Every choice is the config's or ``engine.sizing``'s; what was
+chosen is told in ``facts``.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ..engine import plugins, sizing
+from ..engine.config import Config
+from ..engine.core.plan import NewRequest, Row, StepPlan
+from ..engine.errors import BadModelFileError, ConfigError
+from ..engine.execution.kv_pool import allocate, page_dtype
+from ..engine.execution.runner import Runner
+from ..engine.nn.load import load_model
+from ..engine.store.located import Located, ModelCard
+from ..engine.types import SamplingParams
+from ..kernels import dispatch
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A runner and what others must know of it."""
+
+    runner: Runner
+    sizes: sizing.Sizes
+    facts: dict[str, str]
+    """For people: device, dtype, kernels, load seconds, what was shrunk."""
+
+
+def load(config: Config, located: Located, card: ModelCard) -> Loaded:
+    """Everything that stands between a process and its first step.
+
+    Raises:
+        BadModelFileError: the weights are damaged or of no kind we read.
+        ConfigError: no such device, or the model or its KV pool does not fit into memory.
+    """
+    began_s = time.monotonic()
+    device = choose_device(config.target.device)
+    num_threads = config.target.num_threads or _num_cores()
+    torch.set_num_threads(num_threads)
+    dispatch.configure(native=config.target.native_kernels, num_threads=num_threads)
+    dtype_name = config.target.dtype
+    if dtype_name == "auto":
+        dtype_name = "int8" if device.type == "cpu" else "bfloat16"
+    model = load_model(card, located, dtype=dtype_name, device=str(device))
+    weights_s = time.monotonic()
+    dtype = page_dtype(config.cache.dtype)
+    free = sizing.free_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    sizes = sizing.decide(model.config, config, free, dtype.itemsize)
+    kv = allocate(model.config, sizes.num_blocks, config.cache.block_size, dtype, device)
+    rule = plugins.load("spec_decode.rules", "coupled").build()
+    runner = Runner(model, kv, rule, device=device)
+    warm_up(runner, min(sizes.max_model_len, config.scheduler.max_num_batched_tokens), config.cache.block_size)
+    facts = {
+        "device": str(device),
+        "dtype": dtype_name,
+        "kv_dtype": str(dtype).removeprefix("torch."),
+        "threads": str(num_threads),
+        "load_s": f"{weights_s - began_s:.2f}",
+        "warm_up_s": f"{time.monotonic() - weights_s:.2f}",
+        **{f"kernel_{op}": told for op, told in dispatch.why(device.type).items()},
+        **{f"note_{i}": note for i, note in enumerate(sizes.notes)},
+    }
+    return Loaded(runner, sizes, facts)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of ``target.device``; auto = the first GPU, else the CPU.
+
+    Raises:
+        ConfigError: it is not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError(f"target.device = {name}: this machine shows {count} GPUs; use cpu, auto or a lower number")
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def _num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def warm_up(runner: Runner, most_tokens: int, block_size: int) -> None:
+    """One prompt chunk, then one decoded token: each kernel has run, each thread is awake, and nothing is left open.
+
+    The blocks it writes are the scheduler's to hand out afterwards; what is in them is never read.
+    """
+    count = max(1, min(32, most_tokens - 1))
+    blocks = list(range(-(-(count + 1) // block_size)))
+    params = SamplingParams(max_tokens=2, temperature=1.0, top_p=0.9)
+    new = NewRequest("warm-up", 0, [0] * count, count, blocks, params)
+    for step, (start, length) in enumerate([(0, count), (count, 1)]):
+        row = Row("warm-up", 0, start, length, len(blocks), [], True)
+        error = runner.run(StepPlan(step, [], [] if step else [new], [row])).rows[0].error
+        if error is not None:
+            raise BadModelFileError(f"the first step failed: {error.message}; use a sound copy of the model")
+    runner.forget()
