@@ -42,7 +42,9 @@ class MemoryNetwork:
         self.high_water_mark = high_water_mark
         self.queues: dict[bytes, deque[tuple[bytes, bytes]]] = {}
         self.waiters: dict[bytes, asyncio.Event] = {}
+        self._under_way: dict[tuple[bytes, bytes], deque[bytes]] = {}  # timers of one moment fire in any order
         self._not_before: dict[tuple[bytes, bytes], float] = {}
+        self._cut: set[bytes] = set()
 
     def mailbox(self, name: str, epoch: int = 0, epochs: dict[str, int] | None = None) -> "MemoryMailbox":
         """A mailbox for one start of one actor."""
@@ -52,19 +54,27 @@ class MemoryNetwork:
         """The queue at ``address``; like a socket that connects first, it may exist before its owner."""
         return self.queues.setdefault(address, deque())
 
+    def cut(self, mailbox: "MemoryMailbox") -> None:
+        """The owner of ``mailbox`` dies now: what it still tries to send is lost."""
+        self._cut.add(mailbox.address)
+
     def post(self, source: bytes, to: bytes, frame: bytes, delays: list[float]) -> None:
         """Deliver ``frame`` once for each delay, in order with what ``source`` sent to ``to`` before."""
+        if source in self._cut:
+            return
         loop = asyncio.get_running_loop()
+        frames = self._under_way.setdefault((source, to), deque())
         for delay_s in delays:
-            due = max(loop.time() + delay_s, self._not_before.get((source, to), 0.0))
-            self._not_before[source, to] = due
-            if due <= loop.time():
-                self._arrive(source, to, frame)
+            frames.append(frame)
+            due_s = max(loop.time() + delay_s, self._not_before.get((source, to), 0.0))
+            self._not_before[source, to] = due_s
+            if due_s <= loop.time() and len(frames) == 1:
+                self._arrive(source, to)
             else:
-                loop.call_at(due, self._arrive, source, to, frame)
+                loop.call_at(due_s, self._arrive, source, to)
 
-    def _arrive(self, source: bytes, to: bytes, frame: bytes) -> None:
-        self.inbox(to).append((source, frame))
+    def _arrive(self, source: bytes, to: bytes) -> None:
+        self.inbox(to).append((source, self._under_way[source, to].popleft()))
         if (waiter := self.waiters.get(to)) is not None:
             waiter.set()
 
@@ -75,10 +85,10 @@ class MemoryMailbox:
     def __init__(self, network: MemoryNetwork, name: str, epoch: int, epochs: dict[str, int] | None) -> None:
         self.name = name
         self._network = network
-        self._address = identity_of(name, epoch)
+        self.address = identity_of(name, epoch)
         self._opener = Opener(name, epochs)
-        self._queue = network.inbox(self._address)
-        self._awake = network.waiters.setdefault(self._address, asyncio.Event())
+        self._queue = network.inbox(self.address)
+        self._awake = network.waiters.setdefault(self.address, asyncio.Event())
 
     @property
     def num_bad(self) -> int:
@@ -101,7 +111,7 @@ class MemoryMailbox:
         if len(self._network.inbox(address)) >= self._network.high_water_mark:
             raise MailboxFull(f"{self._network.high_water_mark} messages wait for {to} already")
         frame = bytes(wire.encode(message))
-        self._network.post(self._address, address, frame, self._network.faults.delays(self.name, to))
+        self._network.post(self.address, address, frame, self._network.faults.delays(self.name, to))
 
     def send_all(self, to: str, messages: Sequence[Any]) -> None:
         """Send one by one; see ``Mailbox.send_all``.
@@ -131,5 +141,5 @@ class MemoryMailbox:
 
     def close(self) -> None:
         """Forget the inbox and what is in it."""
-        self._network.queues.pop(self._address, None)
-        self._network.waiters.pop(self._address, None)
+        self._network.queues.pop(self.address, None)
+        self._network.waiters.pop(self.address, None)

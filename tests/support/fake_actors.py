@@ -1,0 +1,315 @@
+"""Small stand-ins for the roles around the scheduler: a target whose token is a function of the prefix, a tokenizer whose
+text is numbers, a gateway that speaks lines over TCP. Used in one process (``simulation.py``) and in spawned ones.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+from anyio.abc import TaskStatus
+from paceline.actors.actor import Actor
+from paceline.actors.client import EngineClient
+from paceline.actors.mailbox import MailboxFull
+from paceline.actors.messages import (
+    Abort,
+    AbortCall,
+    ActorLost,
+    Add,
+    Added,
+    Admitted,
+    CallFailed,
+    Detokenize,
+    Generate,
+    Hello,
+    PromptInfo,
+    Refused,
+    Sampling,
+    TextDelta,
+    Tokenize,
+    Tokenized,
+)
+from paceline.engine.config import Config
+from paceline.engine.core.plan import RequestOutput, RowResult, StepPlan, StepResult
+from paceline.engine.errors import BadModelFileError, PacelineError
+from paceline.engine.store.located import Located, ModelCard, TokenizerSource
+from paceline.engine.types import ErrorInfo, ModelConfig, SamplingParams
+
+WIDTH = 1000
+LOCATED = Located(name="fake", kind="gguf", folder="/nowhere", files=[], sizes=[], digests=[])
+CARD = ModelCard(
+    name="fake",
+    model=ModelConfig(
+        architecture="Fake", vocab_size=WIDTH, hidden_size=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8,
+        intermediate_size=8, max_position=4096,
+    ),
+    tokenizer=TokenizerSource(kind="json", path="/nowhere"),
+    chat_template=None,
+)  # fmt: skip
+ENTRIES = {
+    "gateway": "fake_actors:LineGateway",
+    "tokenizer": "fake_actors:FakeTokenizer",
+    "target": "fake_actors:FakeTarget",
+}
+
+
+def next_token(tokens: list[int]) -> int:
+    """The fake model: a token that depends on the whole prefix."""
+    digest = hashlib.blake2b(repr(tokens).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") % WIDTH
+
+
+def expected(prompt: list[int], num: int) -> list[int]:
+    """What an undisturbed engine answers."""
+    tokens = list(prompt)
+    for _ in range(num):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+def text_of(ids: list[int]) -> str:
+    """Ids as the fake tokenizer prints them."""
+    return "".join(f"{i} " for i in ids)
+
+
+class FakeTarget(Actor):
+    """Answers plans in order, after ``delay_s`` each. Checks what the scheduler sends."""
+
+    greets = ("supervisor", "scheduler")
+    delay_s = 0.0
+    num_blocks = 64
+    block_size = 4
+    max_model_len = 200
+
+    async def start(self) -> None:
+        self.delay_s = float(os.environ.get("FAKE_STEP_S", self.delay_s))
+        fault = os.environ.get("FAKE_TARGET_FAULT", "")
+        if fault == "bad file":
+            raise BadModelFileError("model.gguf: ends at byte 7 of 4096; pull the model again")
+        if fault == "crash":
+            raise RuntimeError("boom")
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "slow":
+            await anyio.sleep(60)
+        self.tokens: dict[str, list[int]] = {}
+        self.epochs: dict[str, int] = {}
+        self.last_step = -1
+        self.steps: asyncio.Queue[StepPlan] = asyncio.Queue()
+
+    def hello(self) -> Hello:
+        return msgspec.structs.replace(
+            super().hello(),
+            logits_width=WIDTH,
+            num_blocks=self.num_blocks,
+            block_size=self.block_size,
+            max_model_len=self.max_model_len,
+        )
+
+    async def handle(self, sender: str, message: Any) -> None:
+        match message:
+            case StepPlan():
+                await self.steps.put(message)
+            case ActorLost() if message.actor == "scheduler":
+                self.steps = asyncio.Queue()
+                self.tokens.clear()
+                self.last_step = -1
+            case _:
+                pass
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+        while True:
+            plan = await self.steps.get()
+            self.progress.begin(plan.step)
+            if (flag := os.environ.get("FAKE_HANG_FLAG")) and os.path.exists(flag):
+                os.unlink(flag)
+                time.sleep(60)  # a device call that never returns
+            if self.delay_s:
+                await anyio.sleep(self.delay_s)
+            result = self.step(plan)
+            self.progress.end()
+            self.mailbox.send("scheduler", result)
+
+    def step(self, plan: StepPlan) -> StepResult:
+        """The whole model."""
+        assert plan.step > self.last_step, (plan.step, self.last_step)
+        self.last_step = plan.step
+        for request_id in plan.closed:
+            del self.tokens[request_id]
+        for new in plan.new:
+            assert new.request_id not in self.tokens
+            self.tokens[new.request_id] = list(new.token_ids)
+            self.epochs[new.request_id] = new.epoch
+        rows: list[RowResult] = []
+        for row in plan.rows:
+            tokens = self.tokens[row.request_id]
+            assert row.epoch == self.epochs[row.request_id]
+            ids: list[int] = []
+            if row.yields:
+                assert row.start + row.num_tokens == len(tokens)
+                ids = [next_token(tokens)]
+                tokens += ids
+            rows.append(RowResult(row.request_id, row.epoch, ids))
+        return StepResult(plan.step, rows, 0.001)
+
+
+class FakeTokenizer(Actor):
+    """Prompts are lists of ids; text is the ids' numbers."""
+
+    async def start(self) -> None:
+        self.calls: dict[str, dict[str, Any]] = {}
+
+    async def handle(self, sender: str, message: Any) -> None:
+        match message:
+            case Generate():
+                self._generate(message)
+            case AbortCall():
+                if (call := self.calls.pop(message.call_id, None)) is not None:
+                    for request_id in call["open"]:
+                        self.mailbox.send("scheduler", Abort(request_id))
+            case Added():
+                call = self.calls.get(message.request_id.rpartition("-")[0])
+                if call is not None:
+                    call["waiting"] -= 1
+                    if not call["waiting"]:
+                        self._reply(Admitted(message.request_id.rpartition("-")[0], call["prompts"]))
+            case Refused():
+                self._fail(message.request_id.rpartition("-")[0], message.error)
+            case RequestOutput():
+                self._output(message)
+            case Tokenize():
+                ids = [ord(c) for c in message.prompt or ""]
+                self._reply(Tokenized(message.call_id, ids, [], message.prompt or ""))
+            case Detokenize():
+                self._reply(Tokenized(message.call_id, message.token_ids, [], text_of(message.token_ids)))
+            case ActorLost() if message.actor == "scheduler":
+                for call_id in list(self.calls):
+                    self._fail(call_id, ErrorInfo("unavailable", "scheduler died", "engine_unavailable", None, 1.0))
+            case ActorLost() if message.actor == "gateway":
+                for call in self.calls.values():
+                    for request_id in call["open"]:
+                        self.mailbox.send("scheduler", Abort(request_id))
+                self.calls.clear()
+            case _:
+                pass
+
+    def _generate(self, message: Generate) -> None:
+        prompts = [p if isinstance(p, list) else [ord(c) for c in p] for p in message.prompts or []]
+        ids = [f"{message.call_id}-{i}" for i in range(len(prompts) * message.n)]
+        self.calls[message.call_id] = {
+            "waiting": len(ids),
+            "open": set(ids),
+            "chars": dict.fromkeys(ids, 0),
+            "num": dict.fromkeys(ids, 0),
+            "prompts": [PromptInfo(len(p)) for p in prompts],
+        }
+        params = SamplingParams(max_tokens=message.sampling.max_tokens or 16)
+        adds = [
+            Add(request_id, prompts[i // message.n], params, message.priority, deadline_s=message.timeout_s)
+            for i, request_id in enumerate(ids)
+        ]
+        try:
+            self.mailbox.send_all("scheduler", adds)
+        except MailboxFull:
+            self._fail(message.call_id, ErrorInfo("unavailable", "full", "queue_full", None, 1.0))
+
+    def _output(self, output: RequestOutput) -> None:
+        call_id, _, index = output.request_id.rpartition("-")
+        call = self.calls.get(call_id)
+        if call is None:
+            return
+        if output.error is not None:
+            self._fail(call_id, output.error)
+            return
+        assert output.offset == call["num"][output.request_id], "an output is missing"
+        text = text_of(output.token_ids)
+        offset = call["chars"][output.request_id]
+        call["chars"][output.request_id] += len(text)
+        call["num"][output.request_id] += len(output.token_ids)
+        num = call["num"][output.request_id]
+        if output.finish_reason is not None:
+            call["open"].discard(output.request_id)
+            if not call["open"]:
+                del self.calls[call_id]
+        ids = list(output.token_ids)
+        self._reply(TextDelta(call_id, int(index), offset, text, num, ids, finish_reason=output.finish_reason))
+
+    def _fail(self, call_id: str, error: ErrorInfo) -> None:
+        call = self.calls.pop(call_id, None)
+        if call is None:
+            return
+        for request_id in call["open"]:
+            self.mailbox.send("scheduler", Abort(request_id))
+        self._reply(CallFailed(call_id, error))
+
+    def _reply(self, message: Any) -> None:
+        self.mailbox.send("gateway", message)
+
+
+class LineGateway(Actor):
+    """One line in: ``<prompt id> <num tokens>``; lines out: text, then ``done``, or ``error <code>``.
+
+    The line ``state`` gives the engine's state and each actor's pid.
+    """
+
+    async def start(self) -> None:
+        self.client = EngineClient(self.mailbox)
+        self.ids = itertools.count()
+
+    async def handle(self, sender: str, message: Any) -> None:
+        self.client.handle(sender, message)
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        server = await asyncio.start_server(self._talk, sock=socket.socket(fileno=self.setup.socket_fd))
+        task_status.started()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            server.close()
+
+    async def drain(self) -> None:
+        await self.client.drained()
+        await anyio.sleep(0.05)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while line := (await reader.readline()).decode().split():
+                if line == ["state"]:
+                    state = self.client.state
+                    writer.write(msgspec.json.encode(state) + b"\n")
+                    continue
+                call = Generate(
+                    f"{self.epoch}.{next(self.ids)}", Sampling(max_tokens=int(line[1])), prompts=[[int(line[0])]]
+                )
+                try:
+                    async with contextlib.aclosing(self.client.generate(call)) as items:
+                        async for item in items:
+                            if isinstance(item, TextDelta) and item.text:
+                                writer.write(item.text.encode() + b"\n")
+                                await writer.drain()
+                    writer.write(b"done\n")
+                except PacelineError as e:
+                    writer.write(f"error {e.info().code}\n".encode())
+        writer.close()
+
+
+def config(**scheduler: Any) -> Config:
+    """The default config on a free port, with some scheduler keys replaced."""
+    base = Config()
+    return msgspec.structs.replace(
+        base,
+        server=msgspec.structs.replace(base.server, port=0, shutdown_timeout_s=10.0),
+        scheduler=msgspec.structs.replace(base.scheduler, **scheduler),
+    )
+
+
+SUPPORT = str(Path(__file__).resolve().parent)
