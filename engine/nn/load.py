@@ -17,6 +17,7 @@ from ..store.located import Located, ModelCard
 from ..types import ModelConfig
 from .layers import Embedding, Linear
 from .model import Model
+from .packed_cache import PackedCache, open_cache
 from .weights import Quant, Weight, WeightSource
 
 Part = TypeVar("Part")
@@ -46,12 +47,19 @@ def load_model(card: ModelCard | ModelConfig, located: Located, *, dtype: str = 
     if dtype not in DTYPES:
         raise ConfigError(f"target.dtype = {dtype!r}: use one of auto, {', '.join(DTYPES)}")
     plugin = find_model(config.architecture)
+    quant = cast(Quant, plugins.load("engine.quant", DTYPES[dtype][0]))
     source = plugin.source(config) if hasattr(plugin, "source") else open_weights(located)
+    cache = None
+    if device == "cpu" and dtype == "int8":
+        cache = open_cache(located, dtype, quant.pack(torch.arange(17.0 * 65).view(17, 65)))
     try:
-        with Loader(source, dtype, torch.device(device)) as loader:
-            return plugin.build(config, loader)
+        with Loader(source, quant, dtype, torch.device(device), cache) as loader:
+            model = plugin.build(config, loader)
     finally:
         source.close()
+    if cache is not None:
+        cache.save_later()
+    return model
 
 
 def find_model(architecture: str) -> ModuleType:
@@ -85,11 +93,14 @@ def open_weights(located: Located) -> WeightSource:
 class Loader:
     """Hands a model plug-in its parts, ready to run. Safe to call from several threads."""
 
-    def __init__(self, source: WeightSource, dtype: str, device: torch.device) -> None:
+    def __init__(
+        self, source: WeightSource, quant: Quant, dtype: str, device: torch.device, cache: PackedCache | None = None
+    ) -> None:
         self._source = source
-        quant, self._matrix_dtype, self._embedding_dtype = DTYPES[dtype]
-        self._quant = cast(Quant, plugins.load("engine.quant", quant))
+        self._quant = quant
+        _, self._matrix_dtype, self._embedding_dtype = DTYPES[dtype]
         self._device = device
+        self._cache = cache
         # CPU kernels take fp32; a GPU computes in the dtype of the embedding.
         self._activations = torch.float32 if device.type == "cpu" else self._embedding_dtype
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "load")
@@ -105,26 +116,35 @@ class Loader:
 
         Quants scale each output by itself, so joining outputs before packing changes no result.
         """
-        parts = [self._read(f"{name}.weight", (size, num_inputs)) for name, size in sizes.items()]
-        parts = [part.to(self._matrix_dtype) for part in parts]
-        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-        packed = self._quant.pack(self.place(joined))
+        for name, size in sizes.items():
+            self._check(f"{name}.weight", (size, num_inputs))
+
+        def pack() -> tuple[torch.Tensor, ...]:
+            parts = [self._source.read(f"{name}.weight").to(self._matrix_dtype) for name in sizes]
+            return self._quant.pack(self.place(parts[0] if len(parts) == 1 else torch.cat(parts)))
+
+        packed = self._kept("+".join(sizes), pack)
         biases = [self.vector(f"{name}.bias", size) for name, size in sizes.items()] if bias else []
         added = torch.cat(biases).to(self._activations) if biases else None
         return Linear(Weight(self._quant, packed, sum(sizes.values()), num_inputs), added)
 
     def embedding(self, name: str, num_rows: int, width: int) -> Embedding:
         """A look-up table [num_rows, width], unquantised: bf16 beside int8 products."""
-        table = self._read(name, (num_rows, width)).to(self._embedding_dtype, copy=True)
+        self._check(name, (num_rows, width))
+        (table,) = self._kept(name, lambda: (self._source.read(name).to(self._embedding_dtype, copy=True),))
         return Embedding(self.place(table), self._activations)
 
     def vector(self, name: str, size: int) -> torch.Tensor:
         """fp32 [size]: a norm's weight or a bias."""
-        return self.place(self._read(name, (size,)).to(torch.float32, copy=True))
+        self._check(name, (size,))
+        return self.place(self._source.read(name).to(torch.float32, copy=True))
 
     def optional(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
         """fp32 tensor, on the CPU, or None where the checkpoint has none."""
-        return self._read(name, shape).to(torch.float32, copy=True) if name in self._source.names else None
+        if name not in self._source.names:
+            return None
+        self._check(name, shape)
+        return self._source.read(name).to(torch.float32, copy=True)
 
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """``tensor`` on the model's device."""
@@ -134,7 +154,10 @@ class Loader:
         """Build a part on another thread: dequantising and packing leave the interpreter free."""
         return self._pool.submit(build)
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def _kept(self, key: str, make: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+        return self._cache.get(key, make) if self._cache is not None else make()
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
         where = self._source.where
         if name not in self._source.names:
             raise BadModelFileError(f"{where}: tensor {name!r} is missing; use a complete copy of the model")
@@ -144,4 +167,3 @@ class Loader:
                 f"{where}: tensor {name!r} has shape {list(found)}, the model's config asks for {list(shape)}; "
                 "use config and weights of one model"
             )
-        return self._source.read(name)
