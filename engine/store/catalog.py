@@ -56,9 +56,9 @@ def find(name: str) -> Entry | None:
 
 
 def nearest(name: str, more: list[str] | None = None) -> list[str]:
-    """Up to three known names that look like ``name``; ``more`` = names known from elsewhere."""
-    known = list(dict.fromkeys([n for e in entries() for n in (e.name, *e.aliases)] + (more or [])))
+    """Up to three full names that look like ``name``, the nearest first; ``more`` = names known from elsewhere."""
+    full = {alias: e.name for e in entries() for alias in (e.name, *e.aliases)} | {n: n for n in more or []}
     lower = name.lower()
-    close = difflib.get_close_matches(lower, known, n=3, cutoff=0.6)
-    family = [n for n in known if n.partition(":")[0] == lower.partition(":")[0] and n not in close and ":" in n]
-    return (close + family)[:3]
+    close = difflib.get_close_matches(lower, list(full), n=5, cutoff=0.6)
+    family = [n for n in full if n.partition(":")[0] == lower.partition(":")[0]]
+    return list(dict.fromkeys(full[n] for n in close + family))[:3]

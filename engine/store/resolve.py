@@ -38,5 +38,7 @@ def locate(name: str, *, progress: Report | None = None, download: bool = True, 
             verify.check(located, progress)
             return located
     near = catalog.nearest(name)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(e.name for e in catalog.entries())};"
-    raise UnknownModelError(f"no model named {name!r}; {hint} or pass org/repo, a folder or a .gguf file")
+    if near:
+        raise UnknownModelError(f"no model named {name!r}; did you mean {' or '.join(near)}?")
+    known = ", ".join(e.name for e in catalog.entries())
+    raise UnknownModelError(f"no model named {name!r}; known are {known}, or pass org/repo, a folder or a .gguf file")

@@ -1,0 +1,13 @@
+"""``paceline serve``: config, model, card, then the processes."""
+
+import argparse
+
+from .. import prepare
+from ..serve import serve
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal; the exit status is the server's."""
+    loaded = prepare.load_config(args)
+    located, card = prepare.load_model(args, loaded)
+    return serve(loaded, located, card)
