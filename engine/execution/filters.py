@@ -4,7 +4,7 @@ A filter keeps every id whose logit reaches the cut, so ids of equal logit stay 
 depend on how anything was sorted. top_p keeps the fewest most likely tokens that reach its mass, counted over what
 top_k left; min_p keeps what is at least min_p times as likely as the most likely token.
 
-The vocabulary is not sorted: the cut is sought among the 256 largest logits first. Where they cannot tell (a flat
+The vocabulary is not sorted: the cut is sought among the 64 largest logits first. Where they cannot tell (a flat
 distribution, a wide top_k, ties at the edge) more are taken, at last all.
 """
 
@@ -15,7 +15,7 @@ import torch
 
 from ..types import SamplingParams
 
-_NARROW = 256
+_NARROW = 64
 _WIDE = 4096
 
 
