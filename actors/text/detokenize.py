@@ -78,9 +78,10 @@ class _Stream:
     def __init__(self, tokens: TokenBytes, prompt_ids: Sequence[int], skip_special_tokens: bool) -> None:
         self._tokenizer = tokens.tokenizer
         self._skip_special_tokens = skip_special_tokens
+        self._context = list(prompt_ids[-_SEED_IDS:])
         self._pending: list[int] = []
         self.num_repairs = 0
-        self._stream = self._start(self._context(prompt_ids))
+        self._stream = self._start()
 
     def feed(self, token_id: int) -> str:
         self._pending.append(token_id)
@@ -91,28 +92,30 @@ class _Stream:
             return self._restart()
         if text is None:
             return self._restart() if len(self._pending) >= _MOST_PENDING else ""
-        self._pending.clear()
+        self._settle()
         return text
 
     def flush(self) -> str:
-        text = self._decode(self._pending)
-        self._pending.clear()
+        """The text of the pending ids as it stands behind its context."""
+        before, after = self._decode(self._context), self._decode(self._context + self._pending)
+        text = after[len(before) :] if after.startswith(before) else self._decode(self._pending)
+        self._settle()
         return text
+
+    def _settle(self) -> None:
+        self._context = [*self._context, *self._pending][-_SEED_IDS:]
+        self._pending.clear()
 
     def _restart(self) -> str:
         text = self.flush()
-        self._stream = self._start([])
+        self._stream = self._start()
         return text
 
-    def _start(self, ids: list[int]) -> DecodeStream:
-        return DecodeStream(ids=ids, skip_special_tokens=self._skip_special_tokens)
-
-    def _context(self, prompt_ids: Sequence[int]) -> list[int]:
-        """The prompt's last few ids, up to one that ends on a whole character."""
-        ids = list(prompt_ids[-_SEED_IDS:])
-        while ids and self._decode(ids).endswith(_REPLACEMENT):
-            ids.pop()
-        return ids
+    def _start(self) -> DecodeStream:
+        """A stream behind the context, up to an id that ends on a whole character."""
+        while self._context and self._decode(self._context).endswith(_REPLACEMENT):
+            self._context.pop()
+        return DecodeStream(ids=self._context, skip_special_tokens=self._skip_special_tokens)
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=self._skip_special_tokens)
