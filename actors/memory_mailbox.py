@@ -106,21 +106,20 @@ class MemoryMailbox:
         Raises:
             MailboxFull: the receiver's queue is at the network's mark.
         """
+        self.send_all(to, [message])
+
+    def send_all(self, to: str, messages: Sequence[Any]) -> None:
+        """Encode and queue, counting as one against the mark; see ``Mailbox.send_all``.
+
+        Raises:
+            MailboxFull: the receiver's queue is at the network's mark; nothing was queued.
+        """
         wire.role_of(to)
         address = identity_of(to, self._opener.epochs.get(to, 0))
         if len(self._network.inbox(address)) >= self._network.high_water_mark:
             raise MailboxFull(f"{self._network.high_water_mark} messages wait for {to} already")
-        frame = bytes(wire.encode(message))
-        self._network.post(self.address, address, frame, self._network.faults.delays(self.name, to))
-
-    def send_all(self, to: str, messages: Sequence[Any]) -> None:
-        """Send one by one; see ``Mailbox.send_all``.
-
-        Raises:
-            MailboxFull: the receiver's queue is at the network's mark.
-        """
-        for message in messages:
-            self.send(to, message)
+        for frame in [bytes(wire.encode(m)) for m in messages]:
+            self._network.post(self.address, address, frame, self._network.faults.delays(self.name, to))
 
     async def receive(self) -> tuple[str, Any]:
         """The next (sender, message); see ``Mailbox.receive``."""
