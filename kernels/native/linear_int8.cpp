@@ -21,6 +21,7 @@ constexpr int64_t kGroup = 32;
 constexpr int64_t kOutputs = 16;                     // outputs of a block
 constexpr int64_t kCodes = kGroup * kOutputs;        // bytes of a block's group
 constexpr float kLeastMagnitude = 0x1p-100f;         // below it a group counts as zeros
+constexpr int64_t kPassTokens = 96;                  // their activations fit the second-level cache beside the weights
 constexpr int64_t kSerialActivations = 8192;         // quantising fewer is quicker alone than shared
 
 // One group of one token's activations, quantised.

@@ -65,16 +65,22 @@ static void pack_row(const float* weight, int64_t k, uint8_t* codes, uint16_t* s
 
 #if PL_ISA == 2
 
+constexpr int kTileTokens = 4, kTileBlocks = 2;
+
 // Tokens token..token+M-1 times BLOCKS blocks. Sums stay in registers from the first group to the last.
 template <int M, int BLOCKS>
 static inline __attribute__((always_inline)) void tile(const Linear& l, int64_t token, int64_t block) {
     const Activations* x = l.x + token * l.groups;
     const uint8_t* codes = l.codes + block * l.groups * kCodes;
     const uint16_t* scales = l.scales + block * l.groups * kOutputs;
-    __m512 sums[M][BLOCKS];
+    F sums[M][BLOCKS] = {};
     for (int m = 0; m < M; ++m)
-        for (int b = 0; b < BLOCKS; ++b) sums[m][b] = _mm512_setzero_ps();
+        for (int b = 0; b < BLOCKS; ++b) __builtin_prefetch(l.out + (token + m) * l.n + (block + b) * kOutputs, 1);
     for (int64_t g = 0; g < l.groups; ++g, ++x, codes += kCodes, scales += kOutputs) {
+        if (token % kPassTokens == 0)  // the first tile of a pass fetches the blocks of the next, into the second level
+            for (int b = 0; b < BLOCKS; ++b)
+                for (int i = 0; i < kCodes; i += 64)
+                    __builtin_prefetch(codes + (BLOCKS + b) * l.groups * kCodes + i, 0, 2);
         __m512i dots[M][BLOCKS];
         for (int m = 0; m < M; ++m)
             for (int b = 0; b < BLOCKS; ++b) dots[m][b] = _mm512_set1_epi32(x[m * l.groups].start);
@@ -101,6 +107,8 @@ static inline __attribute__((always_inline)) void tile(const Linear& l, int64_t 
 }
 
 #elif PL_ISA == 1
+
+constexpr int kTileTokens = 2, kTileBlocks = 1;
 
 // Eight sums of four products: bytes are widened to 16 bits first, because vpmaddubsw would saturate.
 static inline __m256i wide_dot(__m256i sum, __m128i w, __m256i x) {
@@ -142,6 +150,8 @@ static inline __attribute__((always_inline)) void tile(const Linear& l, int64_t 
 
 #else
 
+constexpr int kTileTokens = 1, kTileBlocks = 1;
+
 template <int M, int BLOCKS>
 static inline void tile(const Linear& l, int64_t token, int64_t block) {
     static_assert(M == 1 && BLOCKS == 1, "one token and one block at a time");
@@ -161,23 +171,31 @@ static inline void tile(const Linear& l, int64_t token, int64_t block) {
 
 #endif
 
-// All tokens times BLOCKS blocks, which stay in the first-level cache from the first token to the last.
 template <int M, int BLOCKS>
-static void multiply_tokens(const Linear& l, int64_t block, int64_t token) {
-    for (; token + M <= l.num_tokens; token += M) tile<M, BLOCKS>(l, token, block);
-    if constexpr (M > 1)
-        if (token < l.num_tokens) multiply_tokens<M / 2, BLOCKS>(l, block, token);
+static inline void tile_of(const Linear& l, int64_t count, int64_t token, int64_t block) {
+    if constexpr (M == 1)
+        tile<1, BLOCKS>(l, token, block);
+    else if (count == M)
+        tile<M, BLOCKS>(l, token, block);
+    else
+        tile_of<M - 1, BLOCKS>(l, count, token, block);
+}
+
+// Tokens from..to-1 times BLOCKS blocks, whose codes stay in the nearest caches meanwhile; tiles of about equal size.
+template <int BLOCKS>
+static void multiply_tokens(const Linear& l, int64_t from, int64_t to, int64_t block) {
+    for (int64_t tiles = (to - from + kTileTokens - 1) / kTileTokens; tiles > 0; --tiles) {
+        const int64_t count = (to - from + tiles - 1) / tiles;
+        tile_of<kTileTokens, BLOCKS>(l, count, from, block);
+        from += count;
+    }
 }
 
 static void multiply_blocks(const Linear& l, int64_t begin, int64_t end) {
-#if PL_ISA == 2
-    constexpr int most_tokens = 4, blocks = 2;
-#elif PL_ISA == 1
-    constexpr int most_tokens = 2, blocks = 1;
-#else
-    constexpr int most_tokens = 1, blocks = 1;
-#endif
-    for (; begin + blocks <= end; begin += blocks) multiply_tokens<most_tokens, blocks>(l, begin, 0);
-    if constexpr (blocks > 1)
-        for (; begin < end; ++begin) multiply_tokens<most_tokens, 1>(l, begin, 0);
+    for (int64_t from = 0; from < l.num_tokens; from += kPassTokens) {
+        const int64_t to = from + kPassTokens < l.num_tokens ? from + kPassTokens : l.num_tokens;
+        int64_t block = begin;
+        for (; block + kTileBlocks <= end; block += kTileBlocks) multiply_tokens<kTileBlocks>(l, from, to, block);
+        for (; block < end; ++block) multiply_tokens<1>(l, from, to, block);
+    }
 }
