@@ -103,6 +103,7 @@ class FakeTarget(Actor):
         self.tokens: dict[str, list[int]] = {}
         self.epochs: dict[str, int] = {}
         self.last_step = -1
+        self.lives = 0
         self.steps: asyncio.Queue[StepPlan] = asyncio.Queue()
 
     def hello(self) -> Hello:
@@ -119,9 +120,11 @@ class FakeTarget(Actor):
             case StepPlan():
                 await self.steps.put(message)
             case ActorLost() if message.actor == "scheduler":
-                self.steps = asyncio.Queue()
+                while not self.steps.empty():
+                    self.steps.get_nowait()
                 self.tokens.clear()
                 self.last_step = -1
+                self.lives += 1
             case _:
                 pass
 
@@ -129,15 +132,17 @@ class FakeTarget(Actor):
         task_status.started()
         while True:
             plan = await self.steps.get()
+            life = self.lives
             self.progress.begin(plan.step)
             if (flag := os.environ.get("FAKE_HANG_FLAG")) and os.path.exists(flag):
                 os.unlink(flag)
                 time.sleep(60)  # a device call that never returns
             if self.delay_s:
                 await anyio.sleep(self.delay_s)
-            result = self.step(plan)
+            result = self.step(plan) if life == self.lives else None
             self.progress.end()
-            self.mailbox.send("scheduler", result)
+            if result is not None:
+                self.mailbox.send("scheduler", result)
 
     def step(self, plan: StepPlan) -> StepResult:
         """The whole model."""
