@@ -191,6 +191,8 @@ class Planner:
                 return
             self._waiting.leave(request)
             self._running.enter(request, shared)
+            if request.num_computed >= request.num_prompt:
+                self._waiting.release_children(request)
             self._counters.prefix_query_tokens += request.num_known
             self._counters.prefix_hit_tokens += request.num_matched
             if request.queue_s is None:

@@ -43,7 +43,7 @@ class PrefixIndex:
         """
         found: list[int] = []
         for index in range(most):
-            block = self._block_of.get(self._digest(chain, token_ids, index))
+            block = self._block_of.get(self.digest(chain, token_ids, index))
             if block is None:
                 break
             found.append(block)
@@ -54,7 +54,7 @@ class PrefixIndex:
     ) -> None:
         """Make the full blocks ``first .. end - 1`` of a table findable. Where an equal block already is, it stays."""
         for index in range(first, end):
-            digest = self._digest(chain, token_ids, index)
+            digest = self.digest(chain, token_ids, index)
             block = blocks[index]
             if digest not in self._block_of:
                 self._block_of[digest] = block
@@ -66,6 +66,14 @@ class PrefixIndex:
         self._block_of.clear()
         self._digest_of.clear()
         self._pool.keep_none()
+
+    def digest(self, chain: list[bytes], token_ids: Sequence[int], index: int) -> bytes:
+        """Digest of the full block ``index`` of ``token_ids``; ``chain`` grows as far as needed."""
+        size = self.block_size
+        while len(chain) <= index + 1:
+            start = (len(chain) - 1) * size
+            chain.append(sha256(chain[-1] + array("q", token_ids[start : start + size]).tobytes()).digest())
+        return chain[index + 1]
 
     def digest_of(self, block: int) -> bytes | None:
         """The digest under which ``block`` is published."""
@@ -79,13 +87,6 @@ class PrefixIndex:
         """
         if {digest: block for block, digest in self._digest_of.items()} != self._block_of:
             raise AssertionError(f"prefix index: {len(self._block_of)} digests, {len(self._digest_of)} blocks disagree")
-
-    def _digest(self, chain: list[bytes], token_ids: Sequence[int], index: int) -> bytes:
-        size = self.block_size
-        while len(chain) <= index + 1:
-            start = (len(chain) - 1) * size
-            chain.append(sha256(chain[-1] + array("q", token_ids[start : start + size]).tobytes()).digest())
-        return chain[index + 1]
 
     def _forget(self, block: int) -> None:
         del self._block_of[self._digest_of.pop(block)]

@@ -136,7 +136,7 @@ class BlockTables:
                 raise AssertionError(f"request {r.request_id}: {r.num_published} published of {r.num_computed}")
             for index, block in enumerate(r.blocks):
                 digest = self._index.digest_of(block)
-                if digest is not None and (index >= r.num_published or digest != r.chain[index + 1]):
+                if digest and (index >= r.num_published or digest != self._index.digest(r.chain, r.tokens, index)):
                     raise AssertionError(f"request {r.request_id}: block {block} at {index} is published as other text")
         if (total := sum(r.reserved for r in running)) != self.num_reserved or self.num_reserved < 0:
             raise AssertionError(f"{self.num_reserved} blocks reserved, requests ask for {total}")

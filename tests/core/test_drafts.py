@@ -12,7 +12,7 @@ def drafts(ids: list[int], parents: list[int] | None = None) -> Drafts:
 
 @pytest.mark.parametrize(
     ("committed", "left"),
-    [([], [1, 2, 3]), ([1], [2, 3]), ([1, 2, 3], []), ([1, 2, 3, 4], []), ([2], None), ([1, 9], None), ([1, 2, 4], None)],
+    [([], [1, 2, 3]), ([1], [2, 3]), ([1, 2, 3], []), ([1, 2, 3, 4], []), ([2], None), ([1, 2, 4, 4], None)],
 )
 def test_a_chain_advances(committed: list[int], left: list[int] | None) -> None:
     assert advance(drafts([1, 2, 3]), committed) == left
@@ -21,7 +21,7 @@ def test_a_chain_advances(committed: list[int], left: list[int] | None) -> None:
 
 @pytest.mark.parametrize(
     ("committed", "left"),
-    [([], [1, 3]), ([1], [3]), ([2], [4, 6]), ([2, 5], []), ([2, 4], [6]), ([2, 5, 7], []), ([2, 7], None), ([7], None)],
+    [([], [1, 3]), ([1], [3]), ([2], [4, 6]), ([2, 5], []), ([2, 5, 7], []), ([2, 7], None), ([7], None)],
 )
 def test_a_tree_advances_to_the_best_child(committed: list[int], left: list[int] | None) -> None:
     #        1 - 3

@@ -238,6 +238,7 @@ class Harness:
         self.core.add(request_id, prompt, params, now=self.now, output_ids=output_ids, **options)  # pyright: ignore[reportArgumentType]
         self.core.check()
         self.streams[request_id] = stream = Stream(list(prompt), params, output_ids)
+        self.take(self.core.take_outputs())
         return stream
 
     def schedule(self, depth: DraftDepth = 0) -> StepPlan | None:
