@@ -56,6 +56,7 @@ class SchedulerActor(Actor):
         self._open: list[StepPlan] = []  # oldest first
         self._outputs: list[RequestOutput] = []
         self._live: dict[RequestId, _Live] = {}
+        self._held: dict[RequestId, tuple[str, Add, float]] = {}  # that came before the target; sender, add, when
         self._wake = asyncio.Event()
         self._was_busy = False
         self._checked_s = 0.0
@@ -69,8 +70,10 @@ class SchedulerActor(Actor):
         match message:
             case StepResult():
                 self._apply(message)
+            case Add() if self.core is not None:
+                self._add(self.core, sender, message, anyio.current_time())
             case Add():
-                self._add(sender, message)
+                self._hold(sender, message)
             case Abort():
                 self._abort(message.request_id)
             case Drafts() if self.core is not None:
@@ -85,21 +88,29 @@ class SchedulerActor(Actor):
                 pass
         self._wake.set()
 
-    def _add(self, sender: str, add: Add) -> None:
-        now_s = anyio.current_time()
+    def _hold(self, sender: str, add: Add) -> None:
+        """Keep a request until there is a target to plan for: we may be a replacement that is still to hear from it."""
+        if not self._held:
+            self._lost_s = anyio.current_time()
+        if len(self._held) < self.setup.config.scheduler.max_queued_requests:
+            self._held[add.request_id] = sender, add, anyio.current_time()
+        else:
+            message = "the target model is not ready and the queue is full; try again soon"
+            full = UnavailableError(message, code="starting")
+            self._tell(sender, Refused(add.request_id, full.info()))
+
+    def _add(self, core: Scheduler, sender: str, add: Add, arrived_s: float) -> None:
         try:
-            if self.core is None:
-                raise UnavailableError("the target model is not ready yet; try again soon", code="starting")
-            self.core.add(
+            core.add(
                 add.request_id,
                 add.prompt_ids,
                 add.params,
-                now=now_s,
+                now=arrived_s,
                 priority=add.priority,
                 cache_salt=add.cache_salt,
                 fork_of=add.fork_of,
                 output_ids=add.output_ids,
-                deadline=now_s + add.deadline_s,
+                deadline=arrived_s + add.deadline_s,
             )
         except PacelineError as e:
             if isinstance(e, UnavailableError) and e.code == "queue_full":
@@ -120,6 +131,7 @@ class SchedulerActor(Actor):
         return True
 
     def _abort(self, request_id: RequestId) -> None:
+        self._held.pop(request_id, None)
         if self.core is not None:
             for output in self.core.abort(request_id):
                 self._book(output)  # who aborts expects no answer
@@ -146,10 +158,15 @@ class SchedulerActor(Actor):
             **{name: getattr(self.setup.config.scheduler, name) for name in _POLICIES},
             enable_prefix_caching=self.setup.config.cache.enable_prefix_caching,
         )
-        if self.core is None or self.core.config != sizes:
+        if self.core is not None and self.core.config != sizes:
             self._fail_all("the target model came back with other sizes; send the request again")
+            self.core = None
+        if self.core is None:
             self.core = Scheduler(sizes)
         self._target, self._target_epoch = sender, hello.epoch
+        held, self._held = self._held, {}
+        for tokenizer, add, arrived_s in held.values():
+            self._add(self.core, tokenizer, add, arrived_s)
 
     def _lose(self, lost: ActorLost) -> None:
         if lost.actor.startswith("target") and lost.epoch >= self._target_epoch and self._target is not None:
@@ -157,7 +174,7 @@ class SchedulerActor(Actor):
             self._target, self._target_epoch = None, lost.epoch
             self._lost_s = anyio.current_time()
         elif lost.actor.startswith("tokenizer"):
-            for request_id in list(self._live):
+            for request_id in [*self._live, *self._held]:
                 self._abort(request_id)
             self._outputs.clear()
 
@@ -168,9 +185,12 @@ class SchedulerActor(Actor):
             self.core.forget_kv()
 
     def _fail_all(self, message: str) -> None:
+        error = ErrorInfo("unavailable", message, code="engine_unavailable", retry_after_s=5.0)
+        held, self._held = self._held, {}
+        for request_id, (sender, _, _) in held.items():
+            self._tell(sender, Refused(request_id, error))
         if self.core is None:
             return
-        error = ErrorInfo("unavailable", message, code="engine_unavailable", retry_after_s=5.0)
         for request_id in list(self._live):
             for output in self.core.abort(request_id):
                 self._give([msgspec.structs.replace(output, finish_reason="error", error=error)])
@@ -199,19 +219,18 @@ class SchedulerActor(Actor):
         """None = nothing to do before a message comes. A plan in flight brings one; else a deadline may pass first."""
         if self._outputs:
             return _RETRY_S
-        if self._open or self.core is None:
+        if self._open:
             return None
-        if self._target is None:
-            return max(0.0, self._lost_s + WAIT_FOR_TARGET_S - anyio.current_time()) if self._live else None
+        if self.core is None or self._target is None:
+            waits = self._live or self._held
+            return max(0.0, self._lost_s + WAIT_FOR_TARGET_S - anyio.current_time()) if waits else None
         deadline_s = self.core.next_deadline()
         return None if deadline_s is None else max(0.0, deadline_s - anyio.current_time())
 
     def _plan(self) -> None:
-        if self.core is None:
-            return
         now_s = anyio.current_time()
-        if self._target is None:
-            if self._live and now_s >= self._lost_s + WAIT_FOR_TARGET_S:
+        if self.core is None or self._target is None:
+            if (self._live or self._held) and now_s >= self._lost_s + WAIT_FOR_TARGET_S:
                 self._fail_all(f"the target model has been down for {WAIT_FOR_TARGET_S:.0f} s; try again later")
             return
         if self._outputs and not self._flush():

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 import zmq
+
 from paceline.actors import zmq_mailbox
 from paceline.actors.mailbox import Mailbox, MailboxFull
 from paceline.actors.memory_mailbox import Faults, MemoryNetwork
@@ -79,7 +80,7 @@ def test_an_unread_queue_is_full_at_last_and_loses_nothing(run: Any) -> None:
         scheduler, tokenizer = make("scheduler"), make("tokenizer")
         sent = 0
         with pytest.raises(MailboxFull, match="scheduler"):
-            for sent in range(100_000):  # noqa: B007
+            for sent in range(100_000):
                 tokenizer.send("scheduler", Abort(f"{sent:05}" + "x" * 1000))
         assert 1000 <= sent < 50_000
         with pytest.raises(MailboxFull):

@@ -8,13 +8,14 @@ import anyio
 import msgspec
 import pytest
 from fake_actors import FakeTarget, config, expected
+from simulation import Simulation, simulate
+
 from paceline.actors.memory_mailbox import Faults
 from paceline.actors.messages import Add, Generate, Hello, Refused, Sampling, Stop, TextDelta, Tokenize
 from paceline.actors.scheduler import WAIT_FOR_TARGET_S
 from paceline.engine.core.plan import RowResult, StepResult
 from paceline.engine.errors import DeadlineError, InvalidRequestError, PacelineError, UnavailableError
 from paceline.engine.types import SamplingParams
-from simulation import Simulation, simulate
 
 Outcome = list[list[int]] | PacelineError
 
@@ -51,7 +52,9 @@ def test_many_calls_in_any_interleaving_give_what_each_gives_alone(seed: int) ->
     async def main() -> None:
         rng = random.Random(seed)
         settings = config(
-            max_in_flight=rng.choice([1, 2]), max_num_seqs=rng.choice([3, 16]), max_num_batched_tokens=rng.choice([8, 64])
+            max_in_flight=rng.choice([1, 2]),
+            max_num_seqs=rng.choice([3, 16]),
+            max_num_batched_tokens=rng.choice([8, 64]),
         )
 
         async def one(sim: Simulation, i: int) -> None:
@@ -260,20 +263,42 @@ def test_the_scheduler_checks_again_what_others_should_have_checked() -> None:
     simulate(main)
 
 
-def test_before_the_first_target_nothing_is_taken() -> None:
-    class Never(FakeTarget):
+@pytest.mark.parametrize("load_s", [20.0, 200.0])
+def test_what_comes_before_the_first_target_waits_for_it(load_s: float) -> None:
+    class Late(FakeTarget):
         async def start(self) -> None:
-            await anyio.sleep(1e6)
+            await anyio.sleep(load_s)
+            await super().start()
 
-    class NeverSimulation(Simulation):
-        roles = Simulation.roles | {"target": Never}
+    class LateSimulation(Simulation):
+        roles = Simulation.roles | {"target": Late}
 
     async def main() -> None:
-        sim = NeverSimulation()
-        async with sim:
-            outcome = await ask(sim, "c", [1], 5)
-            assert isinstance(outcome, UnavailableError) and outcome.code == "starting"
-            sim._tasks.pop("target").cancel()
+        async with LateSimulation(settings=config(max_queued_requests=3)) as sim:
+            begun = anyio.current_time()
+            outcomes: dict[int, Outcome] = {}
+
+            async def one(i: int) -> None:
+                outcomes[i] = await ask(sim, f"c{i}", [i], 5)
+
+            async with anyio.create_task_group() as tasks:
+                for i in range(3):
+                    tasks.start_soon(one, i)
+                gone = Generate("gone", Sampling(max_tokens=5), prompts=[[1]])
+                with anyio.move_on_after(1.0):
+                    async with contextlib.aclosing(sim.client.generate(gone)) as items:
+                        async for _ in items:
+                            pass
+            waited_s = anyio.current_time() - begun
+            [full] = [o for o in outcomes.values() if isinstance(o, UnavailableError) and o.code == "starting"]
+            others = [o for o in outcomes.values() if o is not full]
+            if load_s < WAIT_FOR_TARGET_S:
+                assert not [o for o in others if isinstance(o, PacelineError)] and waited_s < load_s + 1
+            else:
+                assert all(isinstance(o, UnavailableError) and o.code == "engine_unavailable" for o in others)
+                assert waited_s < WAIT_FOR_TARGET_S + 1
+            await anyio.sleep(load_s)
+            settle(sim)
 
     simulate(main)
 

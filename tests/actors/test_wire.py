@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from paceline.actors import wire
 from paceline.actors.messages import Abort, Add, Drain, Failed, Generate, Sampling, Stop
 from paceline.engine.core.plan import Row, StepPlan, StepResult

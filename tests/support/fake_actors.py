@@ -1,5 +1,6 @@
-"""Small stand-ins for the roles around the scheduler: a target whose token is a function of the prefix, a tokenizer whose
-text is numbers, a gateway that speaks lines over TCP. Used in one process (``simulation.py``) and in spawned ones.
+"""Small stand-ins for the roles around the scheduler, used in one process (``simulation.py``) and in spawned ones.
+
+A target whose token is a function of the prefix, a tokenizer whose text is numbers, a gateway that speaks lines.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any
 import anyio
 import msgspec
 from anyio.abc import TaskStatus
+
 from paceline.actors.actor import Actor
 from paceline.actors.client import EngineClient
 from paceline.actors.mailbox import MailboxFull

@@ -1,6 +1,6 @@
 """An engine in one process under a virtual clock: real actors, real message bytes, seeded delays, deaths and restarts.
 
-Time stands still while anything can run and jumps to the next timer when nothing can, so an hour takes a moment and every
+Time stands still while anything can run and jumps to the next timer when nothing can: an hour takes a moment, and every
 run with the same seed is the same run.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 from fake_actors import CARD, LOCATED, FakeTarget, FakeTokenizer, config
+
 from paceline.actors.actor import Actor, Setup
 from paceline.actors.client import EngineClient
 from paceline.actors.memory_mailbox import Faults, MemoryMailbox, MemoryNetwork

@@ -1,0 +1,191 @@
+"""Spawned actors: start, death, restart, failures at start, what is left behind. The roles are fakes."""
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+from fake_actors import CARD, ENTRIES, LOCATED, SUPPORT, config, expected
+from simulation import eventually
+
+from paceline.actors import posts, supervisor
+from paceline.actors.client import EngineClient
+from paceline.actors.messages import Generate, Sampling, TextDelta
+from paceline.engine.errors import ActorError, PacelineError, UnavailableError
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(autouse=True)
+def quiet_and_findable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Children find the fakes, sockets go below ``tmp_path``, and no process is left at the end."""
+    monkeypatch.setenv("PYTHONPATH", SUPPORT)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+    assert not psutil.Process().children(recursive=True)
+    assert not list(tmp_path.glob("paceline-*"))
+
+
+async def ask(client: EngineClient, call_id: str, prompt: list[int], num: int) -> list[int]:
+    ids: list[int] = []
+    call = Generate(call_id, Sampling(max_tokens=num), prompts=[prompt])
+    async with contextlib.aclosing(client.generate(call)) as items:
+        async for item in items:
+            if isinstance(item, TextDelta):
+                ids += item.token_ids
+    return ids
+
+
+def pid_of(client: EngineClient, name: str) -> int:
+    assert client.state is not None
+    return next(a.pid for a in client.state.actors if a.name == name)
+
+
+def launch(**scheduler: Any) -> Any:
+    return EngineClient.launch(config(**scheduler), LOCATED, CARD, entries=ENTRIES)
+
+
+def test_an_engine_starts_serves_and_leaves_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with launch() as client:
+            assert await ask(client, "a", [1], 20) == expected([1], 20)
+            children = psutil.Process().children()
+            assert len(children) == 3
+            assert not any("torch" in m.path for c in children for m in c.memory_maps())
+            [folder] = tmp_path.glob("paceline-*")
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert client.state is not None and client.state.state == "ok"
+            assert client.state.hello is not None and client.state.hello.logits_width > 0
+
+    anyio.run(main)
+
+
+def test_a_killed_target_costs_a_call_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_STEP_S", "0.01")
+
+    async def main() -> None:
+        async with launch() as client:
+            result: list[int] = []
+
+            async def one() -> None:
+                result.extend(await ask(client, "a", [1], 150))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one)
+                await anyio.sleep(0.3)
+                os.kill(pid_of(client, "target"), signal.SIGKILL)
+            assert result == expected([1], 150)
+            state = client.state
+            assert state is not None and [a.restarts for a in state.actors if a.name == "target"] == [1]
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("victim", ["scheduler", "tokenizer"])
+def test_other_deaths_end_calls_with_a_time_to_come_back(victim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_STEP_S", "0.01")
+
+    async def main() -> None:
+        async with launch() as client:
+            caught: list[PacelineError] = []
+
+            async def one() -> None:
+                try:
+                    await ask(client, "a", [1], 150)
+                except PacelineError as e:
+                    caught.append(e)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one)
+                await anyio.sleep(0.3)
+                os.kill(pid_of(client, victim), signal.SIGKILL)
+            assert isinstance(caught[0], UnavailableError) and caught[0].retry_after_s > 0
+
+            def well() -> bool:
+                return client.state is not None and client.state.state == "ok"
+
+            await eventually(lambda: not well())
+            await eventually(well)
+            assert await ask(client, "b", [2], 20) == expected([2], 20)
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("bad file", r"^model\.gguf: ends at byte 7 of 4096; pull the model again$"), ("crash", "RuntimeError: boom")],
+)
+def test_a_failed_start_gives_its_cause(fault: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_TARGET_FAULT", fault)
+
+    async def main() -> None:
+        with pytest.raises(ActorError, match=message):
+            async with launch():
+                pytest.fail("started")
+
+    anyio.run(main)
+
+
+def test_a_process_that_dies_without_a_word_is_tried_again_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_TARGET_FAULT", "kill")
+    monkeypatch.setattr(posts, "RESTART_DELAYS_S", (0.01, 0.02))
+    starts: list[str] = []
+    spawn = supervisor.spawn
+
+    async def counted(setup: Any) -> Any:
+        starts.append(setup.actor)
+        return await spawn(setup)
+
+    monkeypatch.setattr(supervisor, "spawn", counted)
+
+    async def main() -> None:
+        with pytest.raises(ActorError, match="target cannot start: the process was ended by SIGKILL"):
+            async with launch():
+                pytest.fail("started")
+
+    anyio.run(main)
+    assert starts.count("target") == posts.LOOP_DEATHS
+
+
+def test_a_target_that_hangs_is_killed_and_its_requests_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    flag = tmp_path / "hang"
+    monkeypatch.setenv("FAKE_HANG_FLAG", str(flag))
+    monkeypatch.setattr(posts, "HANG_S", 2.5)
+
+    async def main() -> None:
+        async with launch() as client:
+            flag.touch()
+            assert await ask(client, "a", [1], 30) == expected([1], 30)
+            assert client.state is not None
+            [target] = [a for a in client.state.actors if a.name == "target"]
+            assert target.restarts == 1 and target.error is not None and "no progress" in target.error
+
+    anyio.run(main)
+
+
+def test_an_error_in_the_body_comes_out_as_it_is() -> None:
+    async def main() -> None:
+        async with launch():
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        anyio.run(main)
+
+
+def test_an_engine_cancelled_while_it_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_TARGET_FAULT", "slow")
+
+    async def main() -> None:
+        with anyio.move_on_after(0.5):
+            async with launch():
+                pytest.fail("started")
+
+    anyio.run(main)
