@@ -6,19 +6,22 @@ import torch
 from ..nn.model import KVCache
 from ..types import ModelConfig
 
-_BYTES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4}
+_DTYPES = {
+    "auto": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 
 
 def page_dtype(name: str) -> torch.dtype:
     """The torch dtype of ``cache.dtype``; ``auto`` is bfloat16."""
-    return torch.bfloat16 if name == "auto" else {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(
-        name, torch.float32
-    )
+    return _DTYPES[name]
 
 
 def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
     """Bytes of K and V of one block over all layers."""
-    return block_size * config.kv_bytes_per_token(_BYTES[dtype])
+    return block_size * config.kv_bytes_per_token(dtype.itemsize)
 
 
 def allocate(
@@ -33,7 +36,7 @@ def allocate(
     def pages() -> torch.Tensor:
         if torch.device(device).type != "cpu":
             return torch.zeros(shape, dtype=dtype, device=device)
-        raw = np.zeros(shape, dtype=np.uint16 if _BYTES[dtype] == 2 else np.uint32)
+        raw = np.zeros(shape, dtype=np.uint16 if dtype.itemsize == 2 else np.uint32)
         return torch.from_numpy(raw).view(dtype)
 
     return KVCache([pages() for _ in range(config.num_layers)], [pages() for _ in range(config.num_layers)], block_size)

@@ -134,6 +134,8 @@ class Runner:
     def _failed(self, row: Row, error: RowError) -> RowResult:
         self._table.close(row.request_id)
         info = ErrorInfo(kind="internal", message=str(error), code="internal_error")
+        if error.is_invalid:
+            info = ErrorInfo(kind="invalid", message=str(error))
         return RowResult(row.request_id, row.epoch, [], error=info)
 
 
@@ -164,9 +166,10 @@ def _usable(batch: VerifyBatch, accepted: Sequence[Accepted]) -> list[bool]:
 
 def _no_token(item: Fed) -> RowError:
     params = item.held.params
-    if params.allowed_token_ids is not None or params.logit_bias or params.bad_words or params.min_tokens:
+    if params.allowed_token_ids is not None or params.bad_words or params.min_tokens:
         return RowError(
             f"no token is possible at position {item.held.length}: allowed_token_ids, bad_words and min_tokens together"
-            " exclude all; allow at least one that is none of the others"
+            " exclude all; allow at least one that is none of the others",
+            is_invalid=True,
         )
     return RowError(f"the model gave no finite logits at position {item.held.length}; check its weights")

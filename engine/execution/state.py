@@ -15,7 +15,11 @@ from .edits import Edits
 
 
 class RowError(Exception):
-    """One request cannot go on; the message goes to its client."""
+    """One request cannot go on; the message goes to its client. ``is_invalid``: what it asked for is impossible."""
+
+    def __init__(self, message: str, *, is_invalid: bool = False) -> None:
+        super().__init__(message)
+        self.is_invalid = is_invalid
 
 
 @dataclass(slots=True)

@@ -64,6 +64,7 @@ def test_one_bad_request_fails_alone(opened: NewRequest | None, asked: Row, word
     bad, good = result.rows
     assert (result.step, bad.request_id, good.request_id) == (7, "bad", "good")
     assert bad.error is not None and words in bad.error.message and "\n" not in bad.error.message
+    assert bad.error.kind == ("invalid" if "no token is possible" in words else "internal")
     assert bad.token_ids == [] and bad.logprobs is None
     assert good.token_ids == generate(model, [5, 6, 7], GREEDY, dtype=torch.float32)[:1]
     later = runner.run(StepPlan(8, ["bad", "nobody"], [], [Row("good", 0, 3, 1, 2, [], True)]))
