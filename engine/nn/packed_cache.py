@@ -61,6 +61,7 @@ class PackedCache:
             with contextlib.suppress(OSError):
                 os.utime(self.path)  # the order of eviction
             return
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {**self._tensors, **self._fresh}
@@ -75,10 +76,11 @@ class PackedCache:
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             part.replace(self.path)
-        except OSError:
+        except (OSError, SafetensorError):
             return
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def save_later(self) -> threading.Thread:
         """``save`` beside whatever comes next; the tensors are only read."""

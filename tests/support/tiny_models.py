@@ -103,6 +103,7 @@ def random_weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]
     rng = torch.Generator().manual_seed(seed)
     hidden, inner, head_dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     q, kv = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
+    biased = config["model_type"] == "qwen2" or config.get("attention_bias")
 
     def matrix(rows: int, columns: int, scale: float = 1.0) -> torch.Tensor:
         return torch.randn(rows, columns, generator=rng) * (scale / columns**0.5)
@@ -118,9 +119,11 @@ def random_weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]
         for name, rows in (("q", q), ("k", kv), ("v", kv)):
             # Sharper queries and keys than at initialisation, so that attention is not a plain mean.
             weights[at + f"self_attn.{name}_proj.weight"] = matrix(rows, hidden, 1.0 if name == "v" else 2.0)
-            if config["model_type"] == "qwen2":
+            if biased:
                 weights[at + f"self_attn.{name}_proj.bias"] = 0.5 * torch.randn(rows, generator=rng)
         weights[at + "self_attn.o_proj.weight"] = matrix(hidden, q, 2.0)
+        if config.get("attention_bias"):
+            weights[at + "self_attn.o_proj.bias"] = 0.5 * torch.randn(hidden, generator=rng)
         weights[at + "post_attention_layernorm.weight"] = norm()
         weights[at + "mlp.gate_proj.weight"] = matrix(inner, hidden)
         weights[at + "mlp.up_proj.weight"] = matrix(inner, hidden)

@@ -9,6 +9,11 @@ MAX_SIZE = 1 << 24
 """Above every size of a published model: a wider value is damage, not a model."""
 
 
+def shown(value: Any) -> str:
+    """A value of the file as a message shows it, cut short."""
+    return repr(value)[:60]
+
+
 class Fields:
     """Reads one table; ``where`` (a file, a repository) starts every message."""
 
@@ -32,7 +37,7 @@ class Fields:
                 raise self.bad(f"{key} is missing")
             return default
         if type(value) is not int or not 1 <= value <= most:
-            raise self.bad(f"{key} is {str(value)[:40]!r}, not a whole number from 1 to {most}")
+            raise self.bad(f"{key} is {shown(value)}, not a whole number from 1 to {most}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -47,7 +52,7 @@ class Fields:
                 raise self.bad(f"{key} is missing")
             return default
         if type(value) not in (int, float) or not 0 < value < 1e30:
-            raise self.bad(f"{key} is {str(value)[:40]!r}, not a number above 0")
+            raise self.bad(f"{key} is {shown(value)}, not a number above 0")
         return float(value)
 
     def check_heads(self, num_heads: int, num_kv_heads: int, head_dim: int) -> None:

@@ -1,7 +1,7 @@
 """ModelConfig from the metadata of a GGUF file. No torch."""
 
 from ...types import ModelConfig, RopeScaling
-from .fields import Fields
+from .fields import Fields, shown
 from .gguf import GGUFHeader
 
 # general.architecture -> our plug-in key. Mistral files call themselves llama.
@@ -21,7 +21,7 @@ def model_config_from_gguf(header: GGUFHeader) -> ModelConfig:
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise Fields(meta, header.path).bad(
-            f"general.architecture is {str(kind)[:40]!r}", f"use a model of one of: {known}"
+            f"general.architecture is {shown(kind)}", f"use a model of one of: {known}"
         )
     f = Fields(meta, header.path)
     hidden_size = f.integer(f"{kind}.embedding_length")
@@ -32,7 +32,7 @@ def model_config_from_gguf(header: GGUFHeader) -> ModelConfig:
     for key, wanted in (("attention.value_length", head_dim), ("rope.dimension_count", head_dim), ("expert_count", 0)):
         value = meta.get(f"{kind}.{key}", wanted)
         if value != wanted:
-            raise f.bad(f"{kind}.{key} is {str(value)[:40]!r}, only {wanted} is supported", "use another model")
+            raise f.bad(f"{kind}.{key} is {shown(value)}, only {wanted} is supported", "use another model")
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2 or embedding.shape[1] != hidden_size:
         raise f.bad(f"token_embd.weight with rows of {hidden_size} is missing")
@@ -61,5 +61,5 @@ def _rope_scaling(f: Fields, kind: str) -> RopeScaling | None:
     if method == "none":
         return None
     if method != "linear":
-        raise f.bad(f"{kind}.rope.scaling.type is {str(method)[:40]!r}, not none or linear", "use another model")
+        raise f.bad(f"{kind}.rope.scaling.type is {shown(method)}, not none or linear", "use another model")
     return RopeScaling(kind="linear", factor=f.number(f"{kind}.rope.scaling.factor"))

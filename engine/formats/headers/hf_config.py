@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...types import ModelConfig, RopeScaling
-from .fields import Fields
+from .fields import Fields, shown
 
 _FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -28,7 +28,7 @@ def model_config_from_hf(config: Mapping[str, Any], where: str = "config.json") 
     architecture = names[0] if isinstance(names, list) and names else None
     if not isinstance(architecture, str) or architecture not in _FAMILIES:
         known = ", ".join(_FAMILIES)
-        raise f.bad(f"architecture {str(architecture)[:60]!r} is not supported", f"use a model of one of: {known}")
+        raise f.bad(f"architecture {shown(architecture)} is not supported", f"use a model of one of: {known}")
     _refuse_unsupported(f)
     hidden_size = f.integer("hidden_size")
     num_heads = f.integer("num_attention_heads", most=4096)
@@ -64,7 +64,7 @@ def _refuse_unsupported(f: Fields) -> None:
     for key, wanted in (("hidden_act", "silu"), ("mlp_bias", False), ("partial_rotary_factor", 1.0)):
         value = f.table.get(key)
         if value is not None and value != wanted:
-            raise f.bad(f"{key} is {str(value)[:40]!r}, only {wanted!r} is supported", "use another model")
+            raise f.bad(f"{key} is {shown(value)}, only {wanted!r} is supported", "use another model")
 
 
 def _rope(f: Fields) -> Fields:
@@ -73,7 +73,7 @@ def _rope(f: Fields) -> Fields:
         table = f.table.get(key)
         if table is not None:
             if not isinstance(table, Mapping):
-                raise f.bad(f"{key} is {str(table)[:40]!r}, not a table")
+                raise f.bad(f"{key} is {shown(table)}, not a table")
             return Fields(table, f"{f.where}: {key}")
     return Fields({}, f.where)
 
@@ -91,7 +91,7 @@ def _rope_scaling(f: Fields, max_position: int) -> RopeScaling | None:
     if kind == "linear":
         return RopeScaling(kind="linear", factor=rope.number("factor"))
     if kind != "llama3":
-        raise rope.bad(f"rope_type {str(kind)[:40]!r} is not one of default, linear, llama3", "use another model")
+        raise rope.bad(f"rope_type {shown(kind)} is not one of default, linear, llama3", "use another model")
     low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
     if low >= high:
         raise rope.bad(f"low_freq_factor {low} is not below high_freq_factor {high}")
@@ -115,5 +115,5 @@ def _sliding_window(f: Fields, family: str, num_layers: int, max_position: int) 
         return None
     first = f.table.get("max_window_layers", 0) if family == "qwen2" else 0
     if type(first) is not int or 0 < first < num_layers:
-        raise f.bad(f"max_window_layers {str(first)[:20]!r} mixes sliding and full attention", "use another model")
+        raise f.bad(f"max_window_layers {shown(first)} mixes sliding and full attention", "use another model")
     return window if first <= 0 else None
