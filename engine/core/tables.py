@@ -83,8 +83,9 @@ class BlockTables:
         new = self.pool.take(num)
         request.blocks += new
         if request.reserved:
-            request.reserved -= num
-            self.num_reserved -= num
+            promised = min(num, request.reserved)
+            request.reserved -= promised
+            self.num_reserved -= promised
         return new
 
     def trim(self, request: Request) -> None:
