@@ -9,6 +9,7 @@ import logging
 import resource
 from typing import TYPE_CHECKING, Any
 
+import h11
 from uvicorn.protocols.http import h11_impl
 
 from .errors import HttpError, Problem
@@ -30,7 +31,7 @@ HEADER_S = 10.0
 STALL_S = 60.0
 """A client that reads too little for this long to let the write buffer drain is cut."""
 LINGER_S = 2.0
-"""After an early answer, how long the rest of a body is read and thrown away, so that the answer is not lost to a reset."""
+"""How long the rest of a body is thrown away after an early answer, which a reset would lose otherwise."""
 _MAX_CONNECTIONS = 4096
 _SPARE_FDS = 64
 
@@ -175,7 +176,7 @@ class H11Connection(GuardedConnection, h11_impl.H11Protocol):
     """The pure Python parser."""
 
     def _awaits_head(self) -> bool:
-        return self.conn.their_state is h11_impl.h11.IDLE
+        return self.conn.their_state is h11.IDLE
 
 
 def protocol_class() -> type[GuardedConnection]:

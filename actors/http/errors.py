@@ -29,7 +29,9 @@ _STATUS: dict[str, tuple[int, str]] = {
     "internal": (500, "server_error"),
 }
 _NO_RETRY: Header = (b"x-should-retry", b"false")
-_NOT_FOR_CLIENTS = re.compile(r"^\w*(Error|Exception|Interrupt)\b:?|(?<![\w.:/])/(?:[\w.+-]+/)+[\w.+-]*|\b0x[0-9a-fA-F]{6,}\b")
+_NOT_FOR_CLIENTS = re.compile(
+    r"^\w*(Error|Exception|Interrupt)\b:?|(?<![\w.:/])/(?:[\w.+-]+/)+[\w.+-]*|\b0x[0-9a-fA-F]{6,}\b"
+)
 """A raw Python exception, a path of this machine, an address."""
 _INTERNAL = "internal error; the server's log has the cause"
 
@@ -69,7 +71,13 @@ class HttpError(PacelineError):
     """An error that only HTTP knows: method, body size, keys."""
 
     def __init__(
-        self, status: int, message: str, *, code: str, type: str = "invalid_request_error", headers: tuple[Header, ...] = ()
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        type: str = "invalid_request_error",
+        headers: tuple[Header, ...] = (),
     ) -> None:
         super().__init__(message)
         retry_after_s = _MIN_RETRY_S if status in (429, 503) else None
@@ -99,7 +107,9 @@ def problem_of_info(info: ErrorInfo) -> Problem:
         retry_after_s = min(max(info.retry_after_s or _MIN_RETRY_S, _MIN_RETRY_S), _MAX_RETRY_S)
     code, headers = info.code, ()
     if status >= 500:
-        message = _INTERNAL if status == 500 and _NOT_FOR_CLIENTS.match(message) else _NOT_FOR_CLIENTS.sub("...", message)
+        message = (
+            _INTERNAL if status == 500 and _NOT_FOR_CLIENTS.match(message) else _NOT_FOR_CLIENTS.sub("...", message)
+        )
     if status == 500 and code != "request_quarantined":
         code = "internal_error"
     if status == 504 or code == "request_quarantined":

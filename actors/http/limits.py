@@ -34,7 +34,9 @@ def check_headers(scope: Scope) -> None:
     if len(headers) > MAX_HEADER_FIELDS or sum(len(k) + len(v) + 4 for k, v in headers) > MAX_HEADER_BYTES:
         what = f"the request has {len(headers)} header fields"
         raise HttpError(
-            431, f"{what}: at most {MAX_HEADER_FIELDS} and {MAX_HEADER_BYTES} bytes; send fewer", code="headers_too_large"
+            431,
+            f"{what}: at most {MAX_HEADER_FIELDS} and {MAX_HEADER_BYTES} bytes; send fewer",
+            code="headers_too_large",
         )
 
 
@@ -142,7 +144,11 @@ class BodyDecoder:
         except msgspec.DecodeError as e:
             # "truncated" is also what msgspec says of a lone surrogate
             cut = "truncated" in str(e)
-            why = "it ends too early, or holds half a surrogate pair" if cut else str(e).replace("JSON is malformed: ", "")
+            why = (
+                "it ends too early, or holds half a surrogate pair"
+                if cut
+                else str(e).replace("JSON is malformed: ", "")
+            )
             raise _no_json(why) from None
 
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from ...engine.errors import InvalidRequestError
-from ..messages import Generate, Sampling
+from ..messages import Chat, Generate, Sampling
 from .errors import describe
 from .openai_fields import UNSUPPORTED, Body, CompletionBody
 
@@ -84,7 +84,15 @@ def parse_completion(
     if body.max_tokens == 0 and not echo:
         raise InvalidRequestError("max_tokens is 0: must be at least 1; 0 needs echo", param="max_tokens")
     sampling = check_sampling(body, bounds, logprobs=logprobs, max_tokens=body.max_tokens)
-    return build_call(body, fields, bounds, request_id, sampling, prompts=prompts)
+    return build_call(
+        body,
+        fields,
+        bounds,
+        request_id,
+        sampling,
+        prompts=prompts,
+        add_special_tokens=body.add_special_tokens is not False,
+    )
 
 
 def build_call(
@@ -93,15 +101,18 @@ def build_call(
     bounds: Bounds,
     request_id: str | None,
     sampling: Sampling,
-    **generate: Any,
+    *,
+    prompts: list[str | list[int]] | None = None,
+    chat: Chat | None = None,
+    add_special_tokens: bool = True,
 ) -> ParsedCall:
-    """The checks and values that do not depend on the route. ``generate`` has the prompts or the conversation."""
+    """The checks and values that do not depend on the route."""
     n = 1 if body.n is None else body.n
     check_range("n", n, 1, MAX_N)
-    num_prompts = len(generate.get("prompts") or [None])
+    num_prompts = 1 if prompts is None else len(prompts)
     if num_prompts * n > MAX_CHOICES:
         raise InvalidRequestError(
-            f"{num_prompts} prompts with n = {n} make {num_prompts * n} choices: at most {MAX_CHOICES}; send less at once",
+            f"{num_prompts} prompts with n = {n} make {num_prompts * n} choices: at most {MAX_CHOICES}; send fewer",
             param="n",
         )
     stream = bool(body.stream)
@@ -110,11 +121,11 @@ def build_call(
                                   param="stream_options")  # fmt: skip
     if stream and body.prompt_logprobs:
         raise InvalidRequestError(
-            f"prompt_logprobs is {body.prompt_logprobs}: with stream it can only be 0; do not stream", param="prompt_logprobs"
+            f"prompt_logprobs is {body.prompt_logprobs}: with stream it can only be 0; do not stream",
+            param="prompt_logprobs",
         )
     options = body.stream_options
     check_range("stream_interval", body.stream_interval, 1, bounds.max_model_len)
-    extra = {} if body.add_special_tokens is None else {"add_special_tokens": body.add_special_tokens}
     return ParsedCall(
         generate=Generate(
             call_id=uuid4().hex,
@@ -127,7 +138,9 @@ def build_call(
             cache_salt=_salt(body.cache_salt),
             timeout_s=bounds.timeout_s,
             return_token_ids=bool(body.return_token_ids),
-            **(extra | generate),
+            prompts=prompts,
+            chat=chat,
+            add_special_tokens=add_special_tokens,
         ),
         request_id=request_id or _request_id(body.request_id),
         stream=stream,
@@ -200,7 +213,9 @@ def refuse_unsupported(body: Body, fields: dict[str, msgspec.Raw]) -> None:
         raise unsupported("response_format", 'other than {"type": "text"} ')
     if isinstance(body.speculation, dict):
         what = "speculation names methods, but no speculator is loaded"
-        raise InvalidRequestError(f"{what}; send true, false or null", param="speculation", code="unsupported_parameter")
+        raise InvalidRequestError(
+            f"{what}; send true, false or null", param="speculation", code="unsupported_parameter"
+        )
 
 
 def unsupported(param: str, which: str = "") -> InvalidRequestError:
@@ -213,14 +228,12 @@ def unsupported(param: str, which: str = "") -> InvalidRequestError:
 def _prompts(prompt: Any, truncates: int | None, bounds: Bounds) -> list[str | list[int]]:
     """A text, ids, or a list of either, as a list of prompts."""
     check_range("truncate_prompt_tokens", truncates, -1, bounds.max_model_len, why="the context")
-    if isinstance(prompt, list) and prompt and all(t is int for t in set(map(type, prompt))):
-        prompts, single = [prompt], True
-    elif isinstance(prompt, list):
-        prompts, single = prompt, False
-    else:
-        prompts, single = [prompt], True
+    single = not isinstance(prompt, list) or (len(prompt) > 0 and type(prompt[0]) is int)
+    prompts: list[Any] = [prompt] if single else prompt
     if len(prompts) > MAX_PROMPTS:
-        raise InvalidRequestError(f"prompt has {len(prompts)} prompts: at most {MAX_PROMPTS}; send fewer", param="prompt")
+        raise InvalidRequestError(
+            f"prompt has {len(prompts)} prompts: at most {MAX_PROMPTS}; send fewer", param="prompt"
+        )
     if not prompts or prompt is None:
         raise InvalidRequestError("prompt is missing or empty; send text or token ids", param="prompt")
     for i, one in enumerate(prompts):
@@ -327,7 +340,9 @@ def _biases(biases: dict[str, float] | None, width: int) -> dict[int, float] | N
 
 def _side(side: str | None) -> Any:
     if side not in (None, "left", "right"):
-        raise InvalidRequestError(f"truncation_side is {describe(side)}: must be left or right", param="truncation_side")
+        raise InvalidRequestError(
+            f"truncation_side is {describe(side)}: must be left or right", param="truncation_side"
+        )
     return side
 
 

@@ -75,7 +75,9 @@ def _messages(messages: list[Any] | None, bounds: Bounds) -> list[dict[str, Any]
 
 def _message(message: Any, param: str, bounds: Bounds) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise InvalidRequestError(f"{param} is {describe(message)}: must be an object with role and content", param=param)
+        raise InvalidRequestError(
+            f"{param} is {describe(message)}: must be an object with role and content", param=param
+        )
     role = message.get("role")
     _check_role(role, f"{param}.role", bounds)
     if "content" not in message and not message.get("tool_calls"):
@@ -111,7 +113,9 @@ def _check_content(content: Any, param: str) -> None:
     for i, part in enumerate(content):
         where = f"{param}.{i}"
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-            raise InvalidRequestError(f'{where} is {describe(part)}: must be {{"type": "text", "text": ...}}', param=where)
+            raise InvalidRequestError(
+                f'{where} is {describe(part)}: must be {{"type": "text", "text": ...}}', param=where
+            )
         if part["type"] != "text":
             what = f"{where}.type is {describe(part['type'])}"
             raise InvalidRequestError(f"{what}: this model takes parts of type text only", param=f"{where}.type")
@@ -127,7 +131,9 @@ def _check_tool_calls(calls: Any, param: str) -> None:
     for i, call in enumerate(calls):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise InvalidRequestError(f"{param}.{i} must be an object with a function that has a name", param=f"{param}.{i}")
+            raise InvalidRequestError(
+                f"{param}.{i} must be an object with a function that has a name", param=f"{param}.{i}"
+            )
         if not isinstance(function.get("arguments"), str | dict | None):
             where = f"{param}.{i}.function.arguments"
             raise InvalidRequestError(f"{where} must be JSON text", param=where)

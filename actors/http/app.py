@@ -1,0 +1,206 @@
+"""The ASGI application: routes, and the one layer around them that checks, counts, logs and turns errors into answers.
+
+What listens is never discovered: every route stands in ``build_app``. Nothing passes the layer without its checks.
+"""
+
+import difflib
+import logging
+
+import anyio
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ... import __version__
+from ...engine.errors import PacelineError, UnavailableError
+from ..stats import CONTENT_TYPE
+from .access import Access
+from .errors import ClientGone, HttpError, describe, problem_of
+from .facts import CallFacts
+from .limits import BodyGuard, check_headers
+from .openai import ChatCompletions, Completions
+from .service import Service
+
+log = logging.getLogger(__name__)
+
+_METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+_CLIENT_GONE = 499
+"""Status in metrics and log of a request whose client left; nginx's number."""
+
+
+def build_app(service: Service) -> ASGIApp:
+    """All that the port answers."""
+    plain = PlainRoutes(service)
+    routes = [
+        Route("/v1/completions", Completions(service), methods=["POST"]),
+        Route("/v1/chat/completions", ChatCompletions(service), methods=["POST"]),
+        Route("/v1/models", plain.models, methods=["GET"]),
+        Route("/v1/models/{name:path}", plain.model, methods=["GET"]),
+        Route("/health", plain.health, methods=["GET"]),
+        Route("/ping", plain.health, methods=["GET", "POST"]),
+        Route("/ready", plain.ready, methods=["GET"]),
+        Route("/live", plain.live, methods=["GET"]),
+        Route("/version", plain.version, methods=["GET"]),
+        Route("/load", plain.load, methods=["GET"]),
+        Route("/metrics", plain.metrics, methods=["GET"]),
+        Route("/", plain.root, methods=["GET"]),
+    ]
+    return Front(service, plain.access, routes)
+
+
+class Front:
+    """The layer around all routes."""
+
+    def __init__(self, service: Service, access: Access, routes: list[Route]) -> None:
+        self._service = service
+        self._access = access
+        self._paths = [route.path for route in routes]
+        self._router = Router(routes, redirect_slashes=False, default=self._no_route)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        facts = CallFacts(scope)
+        facts.handler = self._handler(scope["path"])
+        cors = self._access.cors(scope)
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                facts.status = message["status"]
+                extra = [(b"x-request-id", facts.request_id.encode()), *cors]
+                message["headers"] = [*message.get("headers", []), *extra]
+            await send(message)
+
+        try:
+            await self._serve(
+                scope, BodyGuard(receive, scope, self._service.config.server.max_body_bytes), send_counted
+            )
+        except ClientGone:
+            facts.status = _CLIENT_GONE
+        except HTTPException as e:
+            await self._answer_error(scope, facts, send_counted, self._method_error(scope, e))
+        except Exception as e:
+            await self._answer_error(scope, facts, send_counted, e)
+        except anyio.get_cancelled_exc_class():
+            if not self._service.calls.is_stopping:
+                raise
+            if not facts.status:  # the server ends, and with it the tasks that still read a body
+                stopping = UnavailableError("the server is shutting down; try again soon", code="draining")
+                await self._answer_error(scope, facts, send_counted, stopping)
+        finally:
+            self._count(scope, facts)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        check_headers(scope)
+        if (allowed := self._access.preflight(scope)) is not None:
+            await send({"type": "http.response.start", "status": 204, "headers": allowed})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        self._access.check(scope)
+        scope["app"] = self  # has Starlette raise, rather than answer in its own words, when the method is wrong
+        await self._router(scope, receive, send)
+
+    async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        near = difflib.get_close_matches(scope["path"][:100], self._paths, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else "GET / lists the routes"
+        what = f"there is no route {describe(scope['path'])}"
+        raise HttpError(404, f"{what}; {hint}", code="route_not_found", type="not_found_error")
+
+    def _method_error(self, scope: Scope, error: HTTPException) -> HttpError:
+        allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        what = f"{describe(scope['path'])} does not take {scope['method'][:20]}"
+        return HttpError(
+            error.status_code, f"{what}; use {allow}", code="method_not_allowed", headers=((b"allow", allow.encode()),)
+        )
+
+    async def _answer_error(self, scope: Scope, facts: CallFacts, send: Send, error: Exception) -> None:
+        if facts.status:  # too late for a status: the server logs it and cuts the connection
+            raise error
+        if not isinstance(error, PacelineError):
+            log.error("%s %s failed", scope["method"], facts.handler, exc_info=error)
+        problem = problem_of(error)
+        body = problem.body()
+        headers = [*problem.all_headers(), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _handler(self, path: str) -> str:
+        if path.startswith("/v1/models/"):
+            return "/v1/models/{id}"
+        return path if path in self._paths else "none"
+
+    def _count(self, scope: Scope, facts: CallFacts) -> None:
+        elapsed_s, handler = anyio.current_time() - facts.began_s, facts.handler
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        status = facts.status or _CLIENT_GONE
+        self._service.registry.inc("http_requests", 1, handler, method, f"{status // 100}xx")
+        self._service.registry.observe("http_request_duration", elapsed_s, handler)
+        log.info("%s %s %d %.1f ms id=%s", method, handler, status, elapsed_s * 1000, facts.request_id)
+
+
+class PlainRoutes:
+    """The routes that take no body."""
+
+    def __init__(self, service: Service) -> None:
+        self.access = Access(service.config.server)
+        self._service = service
+
+    async def models(self, request: Request) -> Response:
+        """The served models."""
+        return _json({"object": "list", "data": [self._service.model()]})
+
+    async def model(self, request: Request) -> Response:
+        """One of them; its name may hold slashes."""
+        self._service.check_model(request.path_params["name"])
+        return _json(self._service.model())
+
+    async def health(self, request: Request) -> Response:
+        """200 while every needed process makes progress."""
+        if (error := self._service.health.why_not_healthy()) is not None:
+            raise error
+        return Response(status_code=200)
+
+    async def ready(self, request: Request) -> Response:
+        """200 while new work is taken; always with the state of the actors."""
+        error = self._service.health.why_not_ready()
+        report = self._service.health.report()
+        if self.access.has_keys and not self.access.knows(request.scope):
+            report = {"status": report["status"]}
+        if error is None:
+            return _json(report)
+        problem = problem_of(error)
+        return _json(
+            report | problem.error(), problem.status, {k.decode(): v.decode() for k, v in problem.all_headers()}
+        )
+
+    async def live(self, request: Request) -> Response:
+        """200 while this process answers at all."""
+        return Response(status_code=200)
+
+    async def version(self, request: Request) -> Response:
+        """Our version."""
+        return _json({"version": __version__})
+
+    async def load(self, request: Request) -> Response:
+        """Requests in the engine."""
+        return _json({"server_load": self._service.calls.num_requests})
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus text."""
+        return Response(self._service.registry.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def root(self, request: Request) -> Response:
+        """A line for people."""
+        return PlainTextResponse(
+            f"paceline {__version__} serves {self._service.model_name}\n"
+            "POST /v1/chat/completions, /v1/completions\n"
+            "GET  /v1/models, /health, /ready, /live, /version, /load, /metrics\n"
+        )
+
+
+def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, (headers or {}) | {"content-type": "application/json"})

@@ -1,0 +1,111 @@
+"""The gateway actor: HTTP on the socket that the supervisor has bound, and the engine's messages to the open calls.
+
+It knows requests and answers, and nothing of tokens' meaning, blocks or devices. The port answers from the first
+moment, with 503 ``starting`` until the model is loaded.
+"""
+
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import anyio
+import uvicorn
+from anyio.abc import TaskStatus
+
+from ..actor import Actor, Setup
+from ..client import EngineClient
+from ..mailbox import Mailbox
+from ..stats import MetricsRegistry
+from .app import build_app
+from .connection import max_connections, protocol_class
+from .limits import MAX_HEADER_BYTES
+from .service import Service
+
+log = logging.getLogger(__name__)
+
+_LAST_ANSWERS_S = 1.0
+"""For error events and answers that are on their way out when the gateway ends."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers, in a task group of ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the supervisor's."""
+        yield
+
+    async def main_loop(self) -> None:
+        """Keep the Date header right until cancelled; nothing else needs a tick."""
+        while not self.should_exit:
+            await self.on_tick(0)
+            await anyio.sleep(1.0)
+
+    async def run_on(
+        self, listener: socket.socket, on_end: Callable[[], None], *, task_status: TaskStatus[None]
+    ) -> None:
+        """Serve until cancelled, then call ``on_end`` and let the last answers out."""
+        self.config.load()
+        self.lifespan = self.config.lifespan_class(self.config)
+        await self.startup([listener])
+        task_status.started()
+        try:
+            await self.main_loop()
+        finally:
+            on_end()
+            with anyio.CancelScope(shield=True):
+                await self.shutdown([listener])
+
+
+def make_server(app: Any) -> Server:
+    """A server for ``app`` with our protocol class: bounds and timers of ``connection.py``."""
+    protocol = protocol_class()
+    protocol.max_open = max_connections()
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        loop="uvloop" if find_spec("uvloop") else "asyncio",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        timeout_graceful_shutdown=int(_LAST_ANSWERS_S),
+    )
+    return Server(config)
+
+
+class Gateway(Actor):
+    """See the module's docstring."""
+
+    def __init__(self, setup: Setup, mailbox: Mailbox) -> None:
+        super().__init__(setup, mailbox)
+        config, card = setup.config, setup.card
+        registry = MetricsRegistry(config.server.served_model_name or config.model)
+        self._client = EngineClient(mailbox, registry)
+        digests = setup.located.digests
+        self.service = Service(config, card, self._client, registry, digests[0] if digests else None)
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        """Listen, and stop listening when cancelled."""
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        listener = socket.socket(fileno=self.setup.socket_fd)
+        server = make_server(build_app(self.service))
+        try:
+            await server.run_on(listener, self.service.calls.stop, task_status=task_status)
+        finally:
+            listener.close()
+
+    async def handle(self, sender: str, message: Any) -> None:
+        """Engine messages go to the call they belong to."""
+        self._client.handle(sender, message)
+
+    async def drain(self) -> None:
+        """Refuse new calls and wait until the open ones are answered."""
+        self.service.health.draining = True
+        await self.service.calls.drained()

@@ -1,0 +1,107 @@
+"""A streamed call's state: from text deltas to chunks, one choice at a time, and the usage at the end. No I/O."""
+
+from typing import Any
+
+import msgspec
+
+from ..messages import Admitted, PositionLogprobs, TextDelta
+from .openai_answers import chat_logprobs, finish_reason, legacy_logprobs, prompt_logprobs, usage
+from .openai_calls import ParsedCall
+from .openai_chunks import DONE, ChunkWriter, Piece
+
+
+class _Choice:
+    """How far one choice has been streamed."""
+
+    __slots__ = ("held", "is_begun", "num_cached", "num_chars", "num_sent", "num_tokens")
+
+    def __init__(self) -> None:
+        self.is_begun = False
+        self.held: list[TextDelta] = []
+        self.num_tokens = 0
+        self.num_sent = 0
+        """Tokens whose text was sent."""
+        self.num_cached = 0
+        self.num_chars = 0
+        """Characters that the tokens of ``logprobs`` cover, as ``text_offset`` counts them."""
+
+
+class StreamedCall:
+    """Feed it every delta; it answers with the events that are due."""
+
+    def __init__(
+        self, call: ParsedCall, writer: ChunkWriter, admitted: Admitted, first_texts: dict[int, str] | None = None
+    ) -> None:
+        self._call = call
+        self._writer = writer
+        self._admitted = admitted
+        self._first_texts = first_texts or {}
+        self._is_chat = call.generate.chat is not None
+        self._choices = [_Choice() for _ in range(call.num_choices)]
+
+    def add(self, delta: TextDelta) -> bytes:
+        """Events that this delta completes; may be empty."""
+        choice = self._choices[delta.index]
+        choice.num_tokens = delta.num_tokens
+        choice.num_cached = max(choice.num_cached, delta.num_cached)
+        choice.held.append(delta)
+        is_due = (
+            not choice.is_begun
+            or delta.finish_reason is not None
+            or delta.num_tokens - choice.num_sent >= self._call.stream_interval
+        )
+        if not is_due:
+            return b""
+        piece = self._piece(choice)
+        is_first, choice.is_begun = not choice.is_begun, True
+        choice.num_sent = delta.num_tokens
+        choice.held = []
+        if not is_first and not piece.text and piece.is_plain:
+            return b""  # the token is only part of a character yet
+        return self._writer.piece(piece, self._usage() if self._call.continuous_usage else b"", is_first=is_first)
+
+    def last(self) -> bytes:
+        """What follows the choices."""
+        return self._writer.last(self._usage()) + DONE if self._call.include_usage else DONE
+
+    def _usage(self) -> bytes:
+        num_output = sum(c.num_tokens for c in self._choices)
+        num_cached = sum(c.num_cached for c in self._choices[:: self._call.generate.n])
+        return msgspec.json.encode(usage(self._admitted, num_output, num_cached))
+
+    def _piece(self, choice: _Choice) -> Piece:
+        held, call = choice.held, self._call
+        last = held[-1]
+        text = last.text if len(held) == 1 else "".join(d.text for d in held)
+        piece = Piece(last.index, text, finish_reason=finish_reason(last), stop_reason=last.stop_reason)
+        if call.generate.return_token_ids:
+            piece.token_ids = [i for d in held for i in d.token_ids]
+        positions: list[PositionLogprobs | None] = [p for d in held for p in d.logprobs or ()]
+        first_text = "" if choice.is_begun else self._begin(piece, positions)
+        if call.wants_logprobs and positions:
+            piece.logprobs = self._logprobs(choice, positions, first_text)
+        return piece
+
+    def _begin(self, piece: Piece, positions: list[PositionLogprobs | None]) -> str:
+        """Add what only a choice's first piece has; the text of the prompt's first id, where it is told."""
+        call = self._call
+        prompt = self._admitted.prompts[piece.index // call.generate.n]
+        told = self._choices[piece.index].held[0].prompt_logprobs
+        if call.generate.return_token_ids:
+            piece.prompt_token_ids = prompt.token_ids
+        if call.wants_prompt_logprobs:
+            piece.prompt_logprobs = prompt_logprobs(told)
+        if not call.generate.echo:
+            return ""
+        piece.text = (prompt.text or "") + piece.text
+        if self._is_chat:
+            return ""
+        positions[:0] = told or []
+        return self._first_texts.get(prompt.token_ids[0], "") if prompt.token_ids else ""
+
+    def _logprobs(self, choice: _Choice, positions: list[PositionLogprobs | None], first_text: str) -> dict[str, Any]:
+        if self._is_chat:
+            return chat_logprobs([p for p in positions if p is not None], self._call)
+        offset = choice.num_chars
+        choice.num_chars += sum(len(first_text if p is None else p.chosen.text) for p in positions)
+        return legacy_logprobs(positions, self._call.tokens_as_ids, first_text, offset)
