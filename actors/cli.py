@@ -49,7 +49,7 @@ def _run(parser: argparse.ArgumentParser, everything: bool) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
     parser.add_argument("--verbose", action="store_true", help="print times and rates after each answer")
     hidden = None if everything else argparse.SUPPRESS
-    for name, kind in (("--top-p", float), ("--top-k", int), ("--min-p", float)):
+    for name, kind in (("--top-p", float), ("--top-k", int), ("--min-p", float), ("--min-tokens", int)):
         parser.add_argument(name, type=kind, metavar="N", help=hidden)
     parser.add_argument("--stop", action="append", metavar="TEXT", help=hidden)
     add_config_flags(parser, ENGINE_FLAGS, everything=everything)

@@ -1,11 +1,11 @@
 """``paceline run``: one answer from an argument or standard input, or a conversation on a terminal."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 from ...engine.errors import PacelineError
 from .. import describe, prepare, terminal
@@ -14,12 +14,12 @@ from ..flags import UsageError
 from ..repl import Repl, line_editing
 from ..session import Session
 
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "seed", "stop")
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "min_tokens", "seed", "stop")
 
 
 def run(args: argparse.Namespace) -> int:
     """Start the engine, answer, end it. The status is 130 when Ctrl-C cut a single answer."""
-    if args.model and not args.prompt and any(c.isspace() for c in args.model) and not Path(args.model).exists():
+    if args.model and not args.prompt and any(c.isspace() for c in args.model) and not os.path.exists(args.model):
         args.model, args.prompt = None, [args.model]  # a sentence is no model: ask the default one
     prompt = " ".join(args.prompt) if args.prompt else _piped()
     # Actors' notices belong into a server's log, not between the lines of a conversation.
@@ -65,10 +65,8 @@ def _once(session: Session, conversation: Conversation, prompt: str, load_s: flo
 def _talk(session: Session, conversation: Conversation, args: argparse.Namespace, name: str, info: str) -> int:
     def answer(prompt: str) -> None:
         costs = Costs()
-        try:
+        with suppress(KeyboardInterrupt):  # the answer ends here, the conversation goes on
             _answer(session, conversation, prompt, costs)
-        except KeyboardInterrupt:
-            sys.stdout.write("\n")
         if repl.verbose:
             sys.stdout.write(costs.lines())
 

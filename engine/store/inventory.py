@@ -1,5 +1,6 @@
 """Which models are on this machine, and deleting them: our store and the Hugging Face cache, nothing else."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def find(name: str) -> Stored:
     for stored in here:
         if stored.name in wanted or (entry and entry.origins[0].hub and stored.located.name == entry.origins[0].hub):
             return stored
-    if Path(name).exists():
+    if os.path.exists(name):
         raise StoreError(f"{name}: is your own file, not fetched by paceline; delete it yourself")
     near = catalog.nearest(name, [s.name for s in here])
     close = [n for n in near if n in {s.name for s in here}]

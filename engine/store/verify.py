@@ -6,6 +6,7 @@ Nothing here allocates by what a file claims about itself.
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -122,5 +123,6 @@ def _write_record(record: _Record) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(msgspec.json.encode(record))
         os.replace(part, target)
-    except OSError:
-        part.unlink(missing_ok=True)  # a read-only or full home only costs hashing again next time
+    except OSError:  # a read-only or full home only costs hashing again next time
+        with suppress(OSError):
+            part.unlink()

@@ -1,5 +1,6 @@
 """A folder on this machine, named by its path."""
 
+import os
 from pathlib import Path
 
 from ...errors import StoreError
@@ -12,18 +13,18 @@ ORDER = 30
 
 def claims(name: str) -> bool:
     """An existing folder, or anything that can only be a path."""
-    if not name or "\0" in name:
+    if "\0" in name:
         return False
-    return name.startswith(("./", "../", "/", "~")) or name in (".", "..") or Path(name).is_dir()
+    return name.startswith(("./", "../", "/", "~")) or name in (".", "..") or os.path.isdir(name)
 
 
 def locate(name: str, request: Request) -> Located:
     """See ``request.Source``."""
     folder = Path(name).expanduser().absolute()
-    if folder.is_file():
+    if os.path.isfile(folder):
         if folder.suffix == ".safetensors":
             raise StoreError(f"{name}: is one file of a model; pass its folder, {folder.parent}")
         raise StoreError(f"{name}: is neither a folder nor a .gguf file; pass a model's folder, or pull a library name")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise StoreError(f"{name}: no such file or folder; check the path, or pull a library name such as smollm2:135m")
     return snapshot.from_folder(folder, name, "folder")

@@ -1,5 +1,6 @@
 """A ``.gguf`` file on this machine, named by its path."""
 
+import os
 from pathlib import Path
 
 from .. import snapshot
@@ -11,7 +12,7 @@ ORDER = 10
 
 def claims(name: str) -> bool:
     """Any name that ends in ``.gguf`` and is no folder."""
-    return name.lower().endswith(".gguf") and "\0" not in name and not Path(name).is_dir()
+    return name.lower().endswith(".gguf") and "\0" not in name and not os.path.isdir(name)
 
 
 def locate(name: str, request: Request) -> Located:
