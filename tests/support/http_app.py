@@ -1,0 +1,77 @@
+"""The HTTP application in this process around a fake engine, and the same on a real socket."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx
+from fake_engine import FakeEngine, card, config
+
+from paceline.actors.http.app import build_app
+from paceline.actors.http.gateway import make_server
+from paceline.actors.http.service import Service
+from paceline.actors.stats import MetricsRegistry
+
+
+def service(engine: FakeEngine, **server: Any) -> Service:
+    """A service of the fake engine."""
+    return Service(config(**server), card(), engine, MetricsRegistry("tiny"), "abcdef0123456789")
+
+
+@asynccontextmanager
+async def in_process(engine: FakeEngine | None = None, **server: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the ASGI application, without sockets."""
+    app: Any = build_app(service(engine or FakeEngine(), **server))
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+        yield client
+
+
+@asynccontextmanager
+async def on_socket(
+    engine: FakeEngine | None = None, protocol: Any = None, **server: Any
+) -> AsyncIterator[tuple[str, Service]]:
+    """A real server; its URL and service. ``protocol`` is a class of ``connection.py``."""
+    served = service(engine or FakeEngine(), **server)
+    uvicorn_server = make_server(build_app(served))
+    if protocol is not None:
+        uvicorn_server.config.http = protocol
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(uvicorn_server.run_on, listener, served.calls.stop)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", served
+        tasks.cancel_scope.cancel()
+
+
+async def raw(url: str, data: bytes, *, wait_s: float = 5.0) -> bytes:
+    """Send bytes and read until the server closes, or for ``wait_s``."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(data)
+        return await asyncio.wait_for(_read_all(reader), wait_s)
+    finally:
+        writer.close()
+
+
+async def _read_all(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+
+
+def events(body: bytes | str) -> list[Any]:
+    """The data of server-sent events; ``[DONE]`` stays text."""
+    text = body if isinstance(body, str) else body.decode()
+    found = []
+    for block in text.split("\n\n"):
+        if block:
+            assert block.startswith("data: ") and "\n" not in block, block
+            data = block.removeprefix("data: ")
+            found.append(data if data == "[DONE]" else json.loads(data))
+    return found
