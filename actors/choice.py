@@ -56,11 +56,13 @@ class Choice:
         Raises:
             MissingTokens: tokens were lost on the way here.
         """
+        if self.is_done:
+            return None
         known = self._num_tokens - output.offset
         if known < 0:
             raise MissingTokens(f"token {self._num_tokens} of request {self.request_id} never came")
         token_ids = output.token_ids[known:]
-        if self.is_done or (not token_ids and output.finish_reason is None):
+        if not token_ids and output.finish_reason is None:
             return None
         is_first = self._num_tokens == 0
         if is_first:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from tiny_tokenizers import CHATML, byte_level
+
 from paceline.actors.actor import Setup
 from paceline.engine.config import Config
 from paceline.engine.store.located import Located, ModelCard, TokenizerSource
 from paceline.engine.types import ModelConfig
-from tiny_tokenizers import CHATML, byte_level
 
 SIZES = ModelConfig(
     architecture="TinyForTesting", vocab_size=512, hidden_size=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8,

@@ -3,12 +3,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_tokenizers import CHATML, CONTROL, byte_level
+
 from paceline.actors.messages import Chat
 from paceline.actors.text.chat_template import ChatTemplate
 from paceline.actors.text.control_text import ControlText
 from paceline.actors.text.template_sandbox import MAX_OUTPUT_CHARS, compile_template
 from paceline.engine.errors import BadModelFileError, InvalidRequestError
-from tiny_tokenizers import CHATML, CONTROL, byte_level
 
 TOKENIZER = byte_level()
 CONTROLS = ControlText(TOKENIZER)
@@ -27,7 +28,7 @@ def refusal(source: str, messages: list[dict[str, Any]] | None = None, **fields:
     return caught.value
 
 
-# --- what templates are given -------------------------------------------------------------------------------------------
+# --- what templates are given ----------------------------------------------------------------------------------------
 
 
 def test_chatml() -> None:
@@ -38,7 +39,8 @@ def test_chatml() -> None:
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("{% for i in range(5) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "02"),
+        ("{% for i in [0, 1, 2, 3] %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "023"),
+        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
         ("{% generation %}x{{ 1 }}{% endgeneration %}", "x1"),
         ("{{ {'b': '<é>&', 'a': [1, none]} | tojson }}", '{"b": "<é>&", "a": [1, null]}'),
         ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=True, separators=(',', ':')) }}", '{"a":2,"b":1}'),
@@ -71,7 +73,7 @@ def test_kwargs_replace_nothing_of_ours(name: str) -> None:
     assert error.param == f"chat_template_kwargs.{name}"
 
 
-# --- the shape of messages ----------------------------------------------------------------------------------------------
+# --- the shape of messages -------------------------------------------------------------------------------------------
 
 
 def test_parts_are_joined_and_null_is_empty() -> None:
@@ -136,7 +138,7 @@ def test_deep_nesting_is_refused() -> None:
     assert refusal(CHATML, [{"role": "user", "content": "x", "extra": deep}]).param == "messages.0"
 
 
-# --- continuing the last message ----------------------------------------------------------------------------------------
+# --- continuing the last message -------------------------------------------------------------------------------------
 
 
 def test_continuing_cuts_behind_the_last_message() -> None:
@@ -156,7 +158,7 @@ def test_continuing_and_a_generation_prompt_exclude_each_other() -> None:
     assert refusal(CHATML, continue_final_message=True).param == "continue_final_message"
 
 
-# --- faults and attacks -------------------------------------------------------------------------------------------------
+# --- faults and attacks ----------------------------------------------------------------------------------------------
 
 
 def test_raise_exception_is_the_clients_message() -> None:
@@ -207,7 +209,7 @@ def test_compiling_is_cached() -> None:
     assert compile_template(CHATML) is compile_template(CHATML)
 
 
-# --- control tokens in the client's text --------------------------------------------------------------------------------
+# --- control tokens in the client's text -----------------------------------------------------------------------------
 
 
 def encode(messages: list[dict[str, Any]], source: str = CHATML, **fields: Any) -> list[int]:

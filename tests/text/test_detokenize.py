@@ -3,11 +3,12 @@ import codecs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_tokenizers import byte_level, sentence_piece_metadata, word_pieces
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+
 from paceline.actors.text.detokenize import Detokenizer
 from paceline.actors.text.load_tokenizer import from_gguf
 from paceline.actors.text.token_bytes import TokenBytes, byte_alphabet
-from tiny_tokenizers import byte_level, sentence_piece_metadata, word_pieces
-from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 BYTES = TokenBytes(byte_level())
 PIECES = TokenBytes(from_gguf(sentence_piece_metadata()))
@@ -19,11 +20,16 @@ def deltas(tokens: TokenBytes, ids: list[int], prompt: list[int] | None = None, 
     return [*(detokenizer.feed(i) for i in ids), detokenizer.flush()]
 
 
+def id_of(tokenizer: Tokenizer, piece: str) -> int:
+    found = tokenizer.token_to_id(piece)
+    assert found is not None
+    return found
+
+
 def ids_of(raw: bytes) -> list[int]:
     """One id for each byte."""
     piece_of = {byte: piece for piece, byte in byte_alphabet().items()}
-    ids = [byte_level().token_to_id(piece_of[b]) for b in raw]
-    return [i for i in ids if i is not None]
+    return [id_of(byte_level(), piece_of[b]) for b in raw]
 
 
 def test_the_alphabet_is_the_tokenizers() -> None:
@@ -66,7 +72,7 @@ def test_sentence_piece_answer_behind_nothing_starts_without_the_added_space() -
 
 
 def test_wrong_bytes_are_replaced_one_by_one_and_right_ones_are_kept() -> None:
-    byte = {b: PIECES.tokenizer.token_to_id(f"<0x{b:02X}>") for b in range(256)}
+    byte = {b: id_of(PIECES.tokenizer, f"<0x{b:02X}>") for b in range(256)}
     ids = [byte[b] for b in [*"好".encode(), 0xFF, *"é".encode()]]
     assert "".join(deltas(PIECES, ids, [5])) == "好\ufffdé"
 
@@ -86,7 +92,7 @@ def test_the_prompt_is_never_shown_again() -> None:
 
 
 def test_special_tokens_are_text_only_when_asked() -> None:
-    end = byte_level().token_to_id("<|im_end|>")
+    end = id_of(byte_level(), "<|im_end|>")
     assert deltas(BYTES, [end]) == ["", ""]
     assert deltas(BYTES, [end], skip=False) == ["<|im_end|>", ""]
     assert BYTES.of(end) == b"<|im_end|>"
@@ -96,8 +102,8 @@ def test_bytes_of_single_tokens_are_exact() -> None:
     ids = byte_level().encode("déjà 你好 🦊 fox").ids
     assert b"".join(map(BYTES.of, ids)) == "déjà 你好 🦊 fox".encode()
     assert BYTES.of(10**6) == b""
-    assert PIECES.of(PIECES.tokenizer.token_to_id("<0x0A>")) == b"\n"
-    assert PIECES.of(PIECES.tokenizer.token_to_id("▁the")) == b" the"
+    assert PIECES.of(id_of(PIECES.tokenizer, "<0x0A>")) == b"\n"
+    assert PIECES.of(id_of(PIECES.tokenizer, "▁the")) == b" the"
 
 
 def test_metaspace_decoder() -> None:
@@ -121,7 +127,7 @@ def test_other_decoders_go_through_a_stream(ids: list[int]) -> None:
 
 def test_a_stream_gives_up_waiting_for_a_character() -> None:
     detokenizer = Detokenizer(WORDS, [2])
-    odd = word_pieces().token_to_id("\ufffd")
+    odd = id_of(word_pieces(), "\ufffd")
     pieces = [detokenizer.feed(odd) for _ in range(40)]
     assert "\ufffd" in "".join(pieces)
     assert max(i for i, p in enumerate(pieces) if p) - min(i for i, p in enumerate(pieces) if p) <= 32

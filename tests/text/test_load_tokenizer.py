@@ -1,22 +1,24 @@
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_tokenizers import byte_level, byte_level_metadata, sentence_piece_metadata, smollm2_path
+from tokenizers import Tokenizer
+
 from paceline.actors.text.load_tokenizer import from_gguf, from_json, load
 from paceline.actors.text.pre_tokenizers import _FAMILIES, pre_tokenizer
 from paceline.engine.errors import BadModelFileError
 from paceline.engine.store.located import TokenizerSource
-from tiny_tokenizers import byte_level, byte_level_metadata, sentence_piece_metadata, smollm2_path
-from tokenizers import Tokenizer
 
 TEXTS = [
     "Hello world! It's a déjà vu, isn't it? I'LL go.",
     "def f(x):\n    if x:\n\t\treturn  [x ** 2]\n\n\n",
-    "你好，世界。こんにちは 🦊👩‍👩‍👧 café naïve Ω≈ç√",
+    "你好世界。こんにちは 🦊👩‍👩‍👧 café naïve Ω≈ç√",
     "   leading, trailing   \n  \r\n and\ttabs ",
     "<|im_start|>user\nhi<|im_end|>\n <|im_end|> |im_end|>",
     "x\u00a0y\u200bz \u0301combining",
@@ -76,7 +78,7 @@ def greedy_pieces(metadata: dict[str, Any], text: str) -> list[int]:
     ids = {t: i for i, t in enumerate(tokens) if metadata["tokenizer.ggml.token_type"][i] == 1}
     pieces = list(text.replace(" ", "▁"))
     while True:
-        wholes = [a + b for a, b in zip(pieces, pieces[1:], strict=False)]
+        wholes = [a + b for a, b in pairwise(pieces)]
         pairs = [(scores[ids[w]], -i) for i, w in enumerate(wholes) if w in ids]
         if not pairs:
             break
@@ -138,7 +140,7 @@ def test_patterns_cut_where_their_models_do() -> None:
     [
         ({"model": "bert"}, "'bert', not 'gpt2' or 'llama'"),
         ({"model": None}, "'None', not 'gpt2'"),
-        ({"pre": "smolm"}, "'smolm', not one of .* near. smollm"),
+        ({"pre": "smolm"}, "'smolm', not one of .*near: smollm"),
         ({"pre": 3}, "tokenizer.ggml.pre is int, not str"),
         ({"tokens": []}, "tokens is missing or empty"),
         ({"tokens": None}, "tokens is missing or empty"),
@@ -173,7 +175,7 @@ def test_ids_outside_the_vocabulary_are_not_used() -> None:
     assert from_gguf(metadata).encode("the").tokens == ["▁the"]
 
 
-# --- the real model -----------------------------------------------------------------------------------------------------
+# --- the real model --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,13 @@
 from typing import Any
 
 import pytest
+from tiny_cards import card
+from tiny_tokenizers import byte_level, sentence_piece_metadata
+
 from paceline.actors.messages import Chat, Generate, Sampling
 from paceline.actors.text.load_tokenizer import from_gguf
 from paceline.actors.text.prompt import PromptEncoder, num_chars
 from paceline.engine.errors import InvalidRequestError
-from tiny_cards import card
-from tiny_tokenizers import byte_level, sentence_piece_metadata
 
 ENCODER = PromptEncoder(byte_level(), card())
 

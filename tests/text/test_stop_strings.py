@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from paceline.actors.text.stop_strings import StopStrings
 
 TEXTS = st.text("abc", max_size=30)
