@@ -1,5 +1,6 @@
 """Our short names. A single-file entry comes from whichever of its origins answers first; the others are hub repos."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -46,11 +47,14 @@ def target_of(entry: catalog.Entry) -> Path:
 
 def find(entry: catalog.Entry, request: Request) -> Path | None:
     """The verified file of a single-file entry: in our store, or in the hub's cache."""
-    candidates = [target_of(entry)]
-    for origin in entry.origins:
-        if origin.hub and (cached := hub_cache.find(Repo(origin.hub, origin.revision, file=origin.file))):
-            candidates.append(Path(cached.files[0]))
-    return next((p for p in candidates if verify.matches(p, entry.size, entry.sha256, request.report)), None)
+
+    def candidates() -> Iterator[Path]:
+        yield target_of(entry)
+        for origin in entry.origins:
+            if origin.hub and (cached := hub_cache.find(Repo(origin.hub, origin.revision, file=origin.file))):
+                yield Path(cached.files[0])
+
+    return next((p for p in candidates() if verify.matches(p, entry.size, entry.sha256, request.report)), None)
 
 
 def _fetch(entry: catalog.Entry, request: Request) -> Path:
