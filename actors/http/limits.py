@@ -3,6 +3,7 @@
 Half a header block is the business of ``connection.py``; a whole one is counted here.
 """
 
+import re
 from typing import Any, TypeVar
 
 import anyio
@@ -186,7 +187,8 @@ _WORDS = {
 def _wrong_type(text: str) -> InvalidRequestError:
     """msgspec's complaint in our words: ``Expected `int | null`, got `str` - at `$.n` ``."""
     complaint, _, path = text.partition(" - at `")
-    param = path.rstrip("`").removeprefix("$").removeprefix(".").replace("[...]", "") or None
+    dotted = re.sub(r"\[(\d+)\]", r".\1", path.rstrip("`").replace("[...]", ""))
+    param = dotted.removeprefix("$").removeprefix(".") or None
     parts = complaint.split("`")
     if len(parts) == 5 and complaint.startswith("Expected"):
         wanted = [_WORDS.get(w, w) for w in parts[1].split(" | ") if w != "null"]
