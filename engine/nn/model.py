@@ -38,7 +38,7 @@ class Model(Protocol):
     config: ModelConfig
 
     def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor:
-        """Hidden states after the final norm, [T, hidden_size] fp32 on a CPU; writes K and V of the T tokens into ``kv``."""
+        """Hidden states after the final norm, [T, hidden_size], fp32 on a CPU; writes K and V of the T tokens."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

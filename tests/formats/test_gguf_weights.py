@@ -1,6 +1,7 @@
 """Values read from GGUF files, against the gguf package's own reader."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_values_are_the_packages(tmp_path: Path, ggml_type: str) -> None:
 
 
 def test_llama_queries_and_keys_come_back_in_order(tmp_path: Path) -> None:
-    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24, "seed": 3}
+    sizes: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24, "seed": 3}
     ours = gguf.open(located(tiny_models.make_gguf(tmp_path / "m.gguf", **sizes)))
     theirs = safetensors.open(located(tiny_models.make_llama(tmp_path / "m", **sizes)))
     assert set(ours.names) == set(theirs.names)

@@ -51,12 +51,12 @@ def test_every_format_plug_in_claims_one_kind() -> None:
 
 def test_an_unknown_architecture_lists_the_known(tmp_path: Path) -> None:
     config = msgspec.structs.replace(config_of(make_llama(tmp_path)), architecture="Other")
-    with pytest.raises(BadModelFileError, match="'Other'.*LlamaForCausalLM"):
+    with pytest.raises(BadModelFileError, match=r"'Other'.*LlamaForCausalLM"):
         load_model(config, located(tmp_path))
 
 
 def test_an_unknown_dtype_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'int3'.*auto, int8"):
+    with pytest.raises(ConfigError, match=r"'int3'.*auto, int8"):
         load(make_llama(tmp_path), "int3")
 
 
@@ -68,7 +68,7 @@ def test_auto_is_int8_on_a_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("short", ["self_attn__k_proj", "mlp__down_proj", "input_layernorm"])
 def test_a_missing_tensor_is_named(tmp_path: Path, short: str) -> None:
-    with pytest.raises(BadModelFileError, match=f"layers.1.{short.replace('__', '.')}.weight' is missing"):
+    with pytest.raises(BadModelFileError, match=rf"layers.1.{short.replace('__', '.')}.weight' is missing"):
         load(changed(make_llama(tmp_path), **{short: None}))
 
 

@@ -86,7 +86,8 @@ def test_the_least_recently_used_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for age, name in ((300, "old"), (100, "new"), (200, "used")):
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(bytes(2000))
-        os.utime(path, (path.stat().st_mtime - age,) * 2)
+        then = path.stat().st_mtime - age
+        os.utime(path, (then, then))
     stale = tmp_path / "x.part-1-2"
     stale.write_bytes(b"")
     os.utime(stale, (0, 0))

@@ -21,22 +21,7 @@ from paceline.engine.store.located import TokenizerSource
 
 pytestmark = pytest.mark.model
 
-TEXT = """The lighthouse keeper had lived on the island for thirty-one years before the machine arrived. It came in two
-crates, with a letter from the harbour office that explained how the lamp would from now on be lit and turned by itself.
-He read the letter twice, put it under the clock, and went up the stairs as he did every evening. The old lamp needed oil,
-and the glass needed to be wiped, because the wind had carried salt over the rocks all day. When the light was burning he
-sat down and looked at the water. There were three ships: a trawler on its way home, a ferry with all its windows lit, and
-a long dark freighter which seemed not to move at all.
-
-def mean(values):
-    total = 0
-    for value in values:
-        total += value
-    return total / len(values)
-
-In 1969 the first two computers of what would become the Internet exchanged a message. It was meant to be the word login,
-but the system crashed after the first two letters. An hour later the connection was restored, and the whole word arrived.
-"""
+TEXTS = Path(__file__).with_name("data") / "texts.txt"
 PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -101,7 +86,8 @@ def test_parity_with_transformers(path: Path, tokenizer: Tokenizer, fp32: Model)
 
 
 def test_int8_perplexity_is_within_one_percent(path: Path, tokenizer: Tokenizer, fp32: Model) -> None:
-    ids = tokenizer.encode(TEXT, add_special_tokens=False).ids
+    """On 1,700 tokens the ratio is known to 0.2 %; a tenth of them would pass or fail by chance."""
+    ids = tokenizer.encode(TEXTS.read_text(), add_special_tokens=False).ids
     exact = perplexity(all_logits(fp32, ids), ids)
     int8 = perplexity(all_logits(load_model(config_of(path), located(path), dtype="int8"), ids), ids)
     assert 3 < exact < 60

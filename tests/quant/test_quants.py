@@ -1,4 +1,4 @@
-"""Every quant plug-in: close to the exact product at unkind sizes, biased right, and independent of what it was given."""
+"""Every quant plug-in: close to the exact product at unkind sizes, bias and all; it owns what it packed."""
 
 from types import ModuleType
 

@@ -30,7 +30,8 @@ def fresh_cache(model: Model, num_tokens: int, block_size: int = 16, dtype: torc
     """Empty pages for one sequence."""
     c = model.config
     shape = (-(-num_tokens // block_size), block_size, c.num_kv_heads, c.head_dim)
-    return KVCache(*([torch.zeros(shape, dtype=dtype) for _ in range(c.num_layers)] for _ in "kv"), block_size)
+    k, v = ([torch.zeros(shape, dtype=dtype) for _ in range(c.num_layers)] for _ in "kv")
+    return KVCache(k, v, block_size)
 
 
 def feed(model: Model, cache: KVCache, token_ids: list[int], start: int) -> torch.Tensor:
