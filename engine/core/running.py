@@ -83,8 +83,8 @@ class Running:
         Raises:
             AssertionError: naming the request and the numbers.
         """
-        self.tables.check(self.everyone(), [block for plan in self.open.values() for block in plan.parked])
         for state, listed in ((State.PREFILLING, self.prefilling), (State.DECODING, self.decoding)):
             there = sorted((r for r in requests.values() if r.state is state), key=policy.rank_of)
             if there != listed:
                 raise AssertionError(f"{len(listed)} {state.value} listed, {len(there)} there, or out of order")
+        self.tables.check(self.everyone(), [block for plan in self.open.values() for block in plan.parked])

@@ -378,9 +378,9 @@ class Scheduler:
         Raises:
             AssertionError: naming the request and the numbers.
         """
-        self._waiting.check(self._requests)
-        self._running.check(self._requests)
         if len(self._running) > self.config.max_num_seqs or len(self._running.open) > self.config.max_in_flight:
             raise AssertionError(f"{len(self._running)} run with {len(self._running.open)} plans open: too many")
         for request in self._requests.values():
             request.check(self._running.open.keys())
+        self._waiting.check(self._requests)
+        self._running.check(self._requests)

@@ -46,9 +46,9 @@ class BlockTables:
         most = (request.num_known - 1) // self._block_size
         forked: list[int] = []
         if parent is not None and parent.cache_salt == request.cache_salt:
-            end = min(most, parent.num_computed // self._block_size)
-            size = end * self._block_size
-            if parent.tokens[:size] == request.tokens[:size]:
+            size = min(request.num_known - 1, parent.num_computed, request.num_prompt, parent.num_prompt)
+            end = size // self._block_size
+            if parent.tokens[: end * self._block_size] == request.tokens[: end * self._block_size]:
                 forked = parent.blocks[:end]
         if not self._prefix_caching or len(forked) == most:
             return forked

@@ -46,10 +46,18 @@ def requests(build: st.DrawFn) -> dict[str, Any]:
         logprobs=build(st.sampled_from([None, 0])),
         prompt_logprobs=build(st.sampled_from([None, None, None, 0])),
     )
-    return {"prompt": prompt, "params": params, "salt": build(st.sampled_from(["", "", "a"])), "rank": build(st.integers(0, 2))}
+    salt = build(st.sampled_from(["", "", "a"]))
+    return {"prompt": prompt, "params": params, "salt": salt, "rank": build(st.integers(0, 2))}
 
 
-def try_add(harness: Harness, request_id: str, request: dict[str, Any], fork_of: str | None = None, resume: int = 0) -> bool:
+def try_add(
+    harness: Harness,
+    request_id: str,
+    request: dict[str, Any],
+    fork_of: str | None = None,
+    resume: int = 0,
+    deadline: float | None = None,
+) -> None:
     """Add unless the core says why not; a resumed request brings its first ``resume`` output tokens."""
     params: SamplingParams = request["params"]
     output = naive(request["prompt"], params)[0][:resume]
@@ -62,13 +70,13 @@ def try_add(harness: Harness, request_id: str, request: dict[str, Any], fork_of:
             cache_salt=request["salt"],
             priority=request["rank"] if harness.config.policy == "priority" else 0,
             fork_of=fork_of,
+            deadline=deadline,
         )
     except (InvalidRequestError, UnavailableError):
-        return False
-    return True
+        assert request_id not in harness.streams
 
 
-@bounded(150)
+@bounded(100)
 @given(
     configs(),
     st.lists(requests(), min_size=1, max_size=8),
@@ -77,7 +85,9 @@ def try_add(harness: Harness, request_id: str, request: dict[str, Any], fork_of:
     st.booleans(),
     st.integers(0, 3),
 )
-def test_alone_as_in_a_crowd(core: CoreConfig, crowd: list[dict[str, Any]], depth: int, chance: float, tree: bool, resume: int):
+def test_alone_as_in_a_crowd(
+    core: CoreConfig, crowd: list[dict[str, Any]], depth: int, chance: float, tree: bool, resume: int
+) -> None:
     """Any sizes, any depth of drafts good or bad, any number of plans in flight, preempted or not, resumed or not."""
     harness = Harness(core)
     for i, request in enumerate(crowd):
@@ -102,9 +112,10 @@ class CoreMachine(RuleBasedStateMachine):
         self.harness.edit = self.poison
 
     def poison(self, result: StepResult) -> StepResult:
+        error = ErrorInfo("internal", "poison")
         rows = [
-            RowResult(r.request_id, r.epoch, [], error=ErrorInfo("internal", "poison")) if r.request_id in self.poisoned else r
-            for r in result.rows
+            RowResult(row.request_id, row.epoch, [], error=error) if row.request_id in self.poisoned else row
+            for row in result.rows
         ]
         return StepResult(result.step, rows)
 
@@ -117,8 +128,15 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(request=requests(), resume=st.sampled_from([0, 0, 2]), deadline=st.sampled_from([None, None, 3.0]))
     def add(self, request: dict[str, Any], resume: int, deadline: float | None) -> None:
         assert self.harness is not None
-        try_add(self.harness, f"r{self.num}", request, None, resume)
+        deadline = None if deadline is None else self.harness.now + deadline
+        try_add(self.harness, f"r{self.num}", request, None, resume, deadline)
         self.num += 1
+
+    @precondition(lambda self: self.harness is not None)
+    @rule(seconds=st.sampled_from([0.5, 2.0]))
+    def pass_time(self, seconds: float) -> None:
+        assert self.harness is not None
+        self.harness.now += seconds
 
     @precondition(lambda self: self.harness is not None and self.live)
     @rule(data=st.data(), num=st.integers(1, 3))
@@ -167,7 +185,12 @@ class CoreMachine(RuleBasedStateMachine):
         self.guesser.offer_all(self.harness)
 
     @precondition(lambda self: self.harness is not None)
-    @rule(number=st.integers(0, 9), epoch=st.integers(0, 2), base=st.integers(-1, 30), ids=st.lists(st.integers(-1, VOCAB)))
+    @rule(
+        number=st.integers(0, 9),
+        epoch=st.integers(0, 2),
+        base=st.integers(-1, 30),
+        ids=st.lists(st.integers(-1, VOCAB), max_size=8),
+    )
     def offer_garbage(self, number: int, epoch: int, base: int, ids: list[int]) -> None:
         assert self.harness is not None
         self.harness.core.offer(Drafts(f"r{number}", epoch, base, ids, source="garbage"))
@@ -206,4 +229,4 @@ class CoreMachine(RuleBasedStateMachine):
 
 
 def test_anything_in_any_order() -> None:
-    run_state_machine_as_test(CoreMachine, settings=bounded(80, 40))
+    run_state_machine_as_test(CoreMachine, settings=bounded(60, 40))

@@ -30,7 +30,7 @@ def make(name: str, prompt: list[int], salt: str = "") -> Request:
 
 
 class Tables(RuleBasedStateMachine):
-    """Take, append, fork, share, reserve and refuse drafts, free, preempt, resume, park, forget; eviction comes alone."""
+    """Take, append, fork, share, reserve and refuse drafts, free, preempt, resume, park, forget; and so evict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Tables(RuleBasedStateMachine):
 
 
 def test_tables_in_any_order() -> None:
-    run_state_machine_as_test(Tables, settings=bounded(60, 60))
+    run_state_machine_as_test(Tables, settings=bounded(50, 50))
 
 
 def seated(prompt: list[int], computed: int) -> tuple[BlockTables, Request]:
