@@ -291,7 +291,8 @@ class LineGateway(Actor):
         with contextlib.suppress(ConnectionError):
             while line := (await reader.readline()).decode().split():
                 if line == ["state"]:
-                    state = self.client.state
+                    while (state := self.client.state) is None:
+                        await anyio.sleep(0.01)
                     writer.write(msgspec.json.encode(state) + b"\n")
                     continue
                 call = Generate(
