@@ -17,7 +17,7 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
 from ..engine.core.plan import RequestOutput
-from ..engine.errors import ActorError, InvalidRequestError, PacelineError, UnavailableError
+from ..engine.errors import ActorError, PacelineError, UnavailableError
 from ..engine.types import ErrorInfo, RequestId
 from .actor import Actor, Setup, describe
 from .choice import Choice, MissingTokens
@@ -44,6 +44,7 @@ from .messages import (
 )
 from .outbox import Outbox
 from .text import load_tokenizer
+from .text.convert import Converter
 from .text.prompt import Prompt, PromptEncoder, num_chars
 from .text.sampling import SamplingResolver, Sizes, choice_seed
 from .text.token_bytes import TokenBytes
@@ -99,6 +100,7 @@ class Tokenizer(Actor):
         self._tokenizer = load_tokenizer.load(card.tokenizer)
         self._tokens = TokenBytes(self._tokenizer)
         self._encoder = PromptEncoder(self._tokenizer, card)
+        self._converter = Converter(self._tokenizer, self._encoder)
         self._resolver = SamplingResolver(self._tokenizer, card)
 
     def hello(self) -> Hello:
@@ -345,28 +347,9 @@ class Tokenizer(Actor):
 
     def _converted(self, message: Tokenize | Detokenize) -> Tokenized | CallFailed:
         try:
-            return self._tokenize(message) if isinstance(message, Tokenize) else self._detokenize(message)
+            return self._converter.convert(message, self._sizes.logits_width)
         except Exception as e:
             return CallFailed(message.call_id, _info(e))
-
-    def _tokenize(self, message: Tokenize) -> Tokenized:
-        if message.chat is not None:
-            ids = self._encoder.encode_chat(message.chat, message.add_special_tokens)
-        else:
-            ids = self._encoder.encode_text(message.prompt or "", message.add_special_tokens)
-        return Tokenized(message.call_id, ids, self._strings(ids), message.prompt or "")
-
-    def _detokenize(self, message: Detokenize) -> Tokenized:
-        ids, width = message.token_ids, self._sizes.logits_width
-        for i, token_id in enumerate(ids):
-            if not 0 <= token_id < width:
-                what = f"tokens[{i}] is {token_id}: token ids must be 0 to {width - 1}"
-                raise InvalidRequestError(what, param="tokens")
-        text = self._tokenizer.decode(ids, skip_special_tokens=False)
-        return Tokenized(message.call_id, ids, self._strings(ids), text)
-
-    def _strings(self, ids: list[int]) -> list[str]:
-        return [self._tokenizer.id_to_token(i) or "" for i in ids]
 
     def _note_state(self, state: EngineState) -> None:
         hello = state.hello
