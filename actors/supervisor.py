@@ -15,6 +15,7 @@ from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import anyio
+import msgspec
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
@@ -154,11 +155,14 @@ class Supervisor:
 
     def _setup(self, post: Post, epoch: int) -> Setup:
         takes_calls = post.name == "gateway" and self._listener is not None
+        config, before = self._config, self._target_hello
+        if before is not None and before.actor == post.name and before.epoch == epoch - 1:
+            config = _same_sizes(config, before)
         return Setup(
             actor=post.name,
             epoch=epoch,
             folder=self._folder,
-            config=self._config,
+            config=config,
             located=self._located,
             card=self._card,
             entry=self._entries.get(post.name, ""),
@@ -265,6 +269,16 @@ class Supervisor:
     async def _all_gone(self) -> None:
         for child in list(self._children.values()):
             await child.wait()
+
+
+def _same_sizes(config: Config, before: Hello) -> Config:
+    """The config with which a target comes back as it was, whatever memory is free now: requests can then go on.
+
+    If it cannot be had, that start fails, and the next one sizes itself anew.
+    """
+    cache = msgspec.structs.replace(config.cache, num_blocks=before.num_blocks)
+    target = msgspec.structs.replace(config.target, max_model_len=before.max_model_len)
+    return msgspec.structs.replace(config, cache=cache, target=target)
 
 
 def _start_error(post: Post, failure: ErrorInfo | None, cause: str) -> PacelineError:
