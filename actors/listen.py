@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import socket
+from pathlib import Path
 
 from ..engine.errors import ConfigError
 
@@ -46,11 +47,23 @@ def url(listener: socket.socket) -> str:
 
 
 def _owner(port: int) -> str:
-    """`` by pid 123 (name)`` where the system lets us see it."""
+    """`` by pid 123 (paceline serve)`` where the system lets us see it; of a family, the one that started the rest."""
     import psutil
 
+    def listens(connections: "list[psutil._common.sconn] | list[psutil._common.pconn]") -> bool:
+        return any(c.status == psutil.CONN_LISTEN and c.laddr[1:] == (port,) for c in connections)
+
     with contextlib.suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-                return f" by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
+        pid = next((c.pid for c in psutil.net_connections("tcp") if c.pid and listens([c])), None)
+        if pid is not None:
+            process = psutil.Process(pid)
+            while (parent := process.parent()) is not None and listens(parent.net_connections("tcp")):
+                process = parent
+            return f" by pid {process.pid} ({_short_name(process.cmdline()) or process.name()})"
     return ""
+
+
+def _short_name(command: list[str]) -> str:
+    """``["/venv/bin/python3", "/venv/bin/paceline", "serve", ...]`` -> ``paceline serve``."""
+    words = [Path(word).name for word in command[:3]]
+    return " ".join(words[1:3] if words and words[0].startswith("python") else words[:2])

@@ -1,6 +1,5 @@
 """The one test that rules them all: tokens from the whole engine under load equal those of the naive loop."""
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import pytest
 from server import Server
 from wire_client import completion, eventually, metrics, ready, together
 
+from paceline.engine.errors import PacelineError
+from paceline.engine.store.resolve import locate
 from paceline.engine.types import SamplingParams
 
 pytestmark = pytest.mark.e2e
@@ -52,7 +53,7 @@ def test_32_greedy_streams_equal_the_naive_loop_cold_and_with_prefix_hits(server
 
 @pytest.mark.parametrize("in_flight", [1, 2])
 def test_a_pool_too_small_preempts_and_changes_nothing(serve: Any, loop: Any, in_flight: int) -> None:
-    work = mixed(24, vocab=300, longest_prompt=100, longest_output=80, seed=1)
+    work = [(p, o + 70) for p, o in mixed(24, vocab=300, longest_prompt=40, longest_output=60, seed=1)]
     small = [
         "-s",
         "cache.num_blocks=40",
@@ -88,10 +89,11 @@ def test_seeded_sampling_is_the_same_alone_and_in_a_crowd(server: Server, loop: 
 @pytest.mark.slow
 def test_real_model_under_load_equals_the_naive_loop(serve: Any) -> None:
     """SmolLM2 itself: 32 prompts of mixed lengths, greedy, against the naive loop."""
-    from paceline.engine.store.resolve import locate
-
-    located = locate("smollm2:135m", download=False)
-    model = naive.load(located)
+    try:
+        locate("smollm2:135m", download=False)
+    except PacelineError as e:
+        pytest.skip(f"make fetch first: {e}")
+    model = naive.load("smollm2:135m")
     work = mixed(32, vocab=49000, longest_prompt=120, longest_output=24, seed=3)
     base = ["-s", "target.max_model_len=1024", "-s", "cache.num_blocks=1024"]
     with serve(model="smollm2:135m", base=base) as server:
@@ -99,8 +101,3 @@ def test_real_model_under_load_equals_the_naive_loop(serve: Any) -> None:
     params = [SamplingParams(temperature=0.0, max_tokens=o, ignore_eos=True) for _, o in work]
     expected = [naive.generate(model, p, s) for (p, _), s in zip(work, params, strict=True)]
     assert [a["token_ids"] for a in answers] == expected
-
-
-def test_environment_is_not_needed(server: Server) -> None:
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
-    assert ready(server.url)["status"] == "ok"
