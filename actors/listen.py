@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import socket
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..engine.errors import ConfigError
 
@@ -50,7 +52,7 @@ def _owner(port: int) -> str:
     """`` by pid 123 (paceline serve)`` where the system lets us see it; of a family, the one that started the rest."""
     import psutil
 
-    def listens(connections: "list[psutil._common.sconn] | list[psutil._common.pconn]") -> bool:
+    def listens(connections: Iterable[Any]) -> bool:
         return any(c.status == psutil.CONN_LISTEN and c.laddr[1:] == (port,) for c in connections)
 
     with contextlib.suppress(psutil.Error, OSError):
