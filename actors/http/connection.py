@@ -31,7 +31,7 @@ HEADER_S = 10.0
 STALL_S = 60.0
 """A client that reads too little for this long to let the write buffer drain is cut."""
 LINGER_S = 2.0
-"""How long the rest of a body is thrown away after an early answer, which a reset would lose otherwise."""
+"""How long what a client still sends is thrown away after an early answer, which a reset would lose otherwise."""
 _MAX_CONNECTIONS = 4096
 _SPARE_FDS = 64
 
@@ -48,13 +48,14 @@ def max_connections() -> int:
 class GuardedConnection(_Base):
     """Mixed in before a protocol class of uvicorn. The application finds it as ``scope["state"]["connection"]``."""
 
-    max_open = _MAX_CONNECTIONS
+    max_open = max_connections()
     header_s = HEADER_S
     stall_s = STALL_S
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state | {"connection": self}, _loop)
         self._num_head_bytes = 0
+        self._is_refused = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -77,12 +78,12 @@ class GuardedConnection(_Base):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head or a body."""
-        if self.transport.is_closing():
+        if self._is_refused or self.transport.is_closing():
             return
         if self._awaits_head():
             self._num_head_bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing():
+        if self._is_refused or self.transport.is_closing():
             return
         if not self._awaits_head() or self._is_answering():
             self._disarm_head()
@@ -131,6 +132,13 @@ class GuardedConnection(_Base):
         else:
             self._refuse(HttpError(400, "this is not HTTP/1.1; send a valid request", code="invalid_http"))
 
+    def shutdown(self) -> None:
+        """The server ends."""
+        if self._is_refused:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
     def _unsupported_upgrade_warning(self) -> None:
         """Nothing to say: an upgrade that is not taken is ignored, as HTTP has it."""
 
@@ -167,9 +175,16 @@ class GuardedConnection(_Base):
     def _refuse(self, error: HttpError) -> None:
         """Answer without the application and close. In the middle of an answer there is only the closing."""
         self._disarm_head()
-        if not self._is_answering():
-            self.transport.write(_raw_answer(error.problem))
-        self.transport.close()
+        self._is_refused = True
+        if self._is_answering():
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+            self.cycle.disconnected = True  # the application, still reading the body, has nobody to answer
+            self.cycle.message_event.set()
+        self.transport.write(_raw_answer(error.problem))
+        self.transport.write_eof()
+        self._linger_timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
 
 class H11Connection(GuardedConnection, h11_impl.H11Protocol):
@@ -204,6 +219,7 @@ if httptools_impl is not None:
 
         def on_headers_complete(self) -> None:
             self._in_head = False
+            self._num_head_bytes = 0
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:

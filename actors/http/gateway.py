@@ -20,7 +20,7 @@ from ..client import EngineClient
 from ..mailbox import Mailbox
 from ..stats import MetricsRegistry
 from .app import build_app
-from .connection import max_connections, protocol_class
+from .connection import GuardedConnection, protocol_class
 from .limits import MAX_HEADER_BYTES
 from .service import Service
 
@@ -60,13 +60,11 @@ class Server(uvicorn.Server):
                 await self.shutdown([listener])
 
 
-def make_server(app: Any) -> Server:
+def make_server(app: Any, protocol: type[GuardedConnection] | None = None) -> Server:
     """A server for ``app`` with our protocol class: bounds and timers of ``connection.py``."""
-    protocol = protocol_class()
-    protocol.max_open = max_connections()
     config = uvicorn.Config(
         app,
-        http=protocol,
+        http=protocol or protocol_class(),
         ws="none",
         lifespan="off",
         loop="uvloop" if find_spec("uvloop") else "asyncio",

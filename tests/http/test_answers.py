@@ -170,7 +170,9 @@ async def test_echo_of_the_prompt_alone() -> None:
 
 
 async def test_echo_streams_the_prompt_first() -> None:
-    chunks = await post(COMPLETIONS, {"prompt": "one two", "max_tokens": 2, "echo": True, "logprobs": 0, "stream": True})
+    chunks = await post(
+        COMPLETIONS, {"prompt": "one two", "max_tokens": 2, "echo": True, "logprobs": 0, "stream": True}
+    )
     first = chunks[0]["choices"][0]
     assert first["text"] == "one twotok0 " and first["logprobs"]["text_offset"] == [0, 3, 6]
     assert chunks[1]["choices"][0]["logprobs"]["text_offset"] == [11]
@@ -228,9 +230,9 @@ async def test_two_calls_with_one_request_id_are_two_calls_of_the_engine() -> No
 async def test_fields_reach_the_engine() -> None:
     engine = FakeEngine()
     body = {
-        "prompt": [5, 6], "max_tokens": 9, "min_tokens": 2, "temperature": 0.001, "top_p": 0.9, "top_k": -1, "min_p": 0.1,
-        "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.1, "seed": -5, "stop": "X",
-        "stop_token_ids": [3], "ignore_eos": True, "logit_bias": {"7": 400}, "allowed_token_ids": [8],
+        "prompt": [5, 6], "max_tokens": 9, "min_tokens": 2, "temperature": 0.001, "top_p": 0.9, "top_k": -1,
+        "min_p": 0.1, "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.1, "seed": -5,
+        "stop": "X", "stop_token_ids": [3], "ignore_eos": True, "logit_bias": {"7": 400}, "allowed_token_ids": [8],
         "bad_words": ["no"], "cache_salt": "s", "truncate_prompt_tokens": 4, "truncation_side": "left", "user": None,
     }  # fmt: skip
     await post(COMPLETIONS, body, engine)
@@ -285,7 +287,16 @@ async def test_tools_that_may_not_be_called_are_only_described() -> None:
 
 async def test_null_is_absent_and_unknown_fields_are_named() -> None:
     async with in_process() as client:
-        body = {"prompt": "x", "n": None, "seed": None, "stop": None, "model": None, "best_of": 1, "shiny": {}, "nil": None}
+        body = {
+            "prompt": "x",
+            "n": None,
+            "seed": None,
+            "stop": None,
+            "model": None,
+            "best_of": 1,
+            "shiny": {},
+            "nil": None,
+        }
         answer = await client.post(COMPLETIONS, json=body | {"bad name\r\n": 1, "speculation": False})
         assert answer.status_code == 200 and answer.headers["x-paceline-ignored"] == "best_of, shiny"
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request is a 4xx with the error object, naming the parameter, and never reaches the engine."""
+"""What is wrong with a request is a 4xx with the error object, names the parameter, and never reaches the engine."""
 
 import json
 import re
@@ -229,7 +229,8 @@ WRONG_CHATS: list[tuple[dict[str, Any], str, str | None]] = [
     ({"messages": [USER], "logprobs": 1}, "logprobs", None),
     ({"messages": [USER], "top_logprobs": 1}, "top_logprobs", None),
     ({"messages": [USER], "logprobs": True, "top_logprobs": 21}, "top_logprobs", None),
-    ({"messages": [USER], "add_generation_prompt": True, "continue_final_message": True}, "continue_final_message", None),
+    ({"messages": [USER], "add_generation_prompt": True, "continue_final_message": True},
+     "continue_final_message", None),
     ({"messages": [USER], "reasoning_effort": "huge"}, "reasoning_effort", None),
     ({"messages": [USER], "tools": []}, "tools", None),
     ({"messages": [USER], "tools": ["f"]}, "tools.0", None),
@@ -253,7 +254,10 @@ async def test_wrong_chat_field(body: dict[str, Any], param: str, code: str | No
 async def test_integers_beyond_64_bits_in_free_form_parts() -> None:
     engine = FakeEngine()
     async with in_process(engine) as client:
-        for body in ({"messages": [USER | {"odd": 2**64}]}, {"messages": [USER], "chat_template_kwargs": {"a": -(2**70)}}):
+        for body in (
+            {"messages": [USER | {"odd": 2**64}]},
+            {"messages": [USER], "chat_template_kwargs": {"a": -(2**70)}},
+        ):
             answer = await client.post(CHAT, content=msgspec.json.encode(body), headers=JSON)
             assert answer.status_code == 400 and "64 bits" in answer.text
     assert not engine.calls
@@ -344,13 +348,15 @@ VALUES = st.recursive(
     SCALARS,
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "function", "name", "1"]), inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "function", "name", "1"]), inner, max_size=4
+        )
     ),
     max_leaves=8,
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     fields=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=5),
     base=st.sampled_from([{"prompt": "x"}, {"messages": [USER]}, {}]),
@@ -365,7 +371,7 @@ async def test_no_body_is_our_fault(fields: dict[str, Any], base: dict[str, Any]
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(body=st.binary(max_size=40) | st.text(alphabet='{}[]",:0e-tu\\ \x00\x80', max_size=40).map(str.encode))
 async def test_no_bytes_are_our_fault(body: bytes) -> None:
     async with in_process() as client:

@@ -1,6 +1,7 @@
 """The HTTP application in this process around a fake engine, and the same on a real socket."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -37,9 +38,7 @@ async def on_socket(
 ) -> AsyncIterator[tuple[str, Service]]:
     """A real server; its URL and service. ``protocol`` is a class of ``connection.py``."""
     served = service(engine or FakeEngine(), **server)
-    uvicorn_server = make_server(build_app(served))
-    if protocol is not None:
-        uvicorn_server.config.http = protocol
+    uvicorn_server = make_server(build_app(served), protocol)
     listener = socket.create_server(("127.0.0.1", 0))
     async with anyio.create_task_group() as tasks:
         await tasks.start(uvicorn_server.run_on, listener, served.calls.stop)
@@ -47,15 +46,24 @@ async def on_socket(
         tasks.cancel_scope.cancel()
 
 
-async def raw(url: str, data: bytes, *, wait_s: float = 5.0) -> bytes:
-    """Send bytes and read until the server closes, or for ``wait_s``."""
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A bare connection."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def raw(url: str, data: bytes, *, wait_s: float = 5.0) -> bytes:
+    """Send bytes and read until the server closes, or for ``wait_s``."""
+    async with connected(url) as (reader, writer):
         writer.write(data)
         return await asyncio.wait_for(_read_all(reader), wait_s)
-    finally:
-        writer.close()
 
 
 async def _read_all(reader: asyncio.StreamReader) -> bytes:
