@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Microseconds that the core takes for a step, schedule + apply, without a model: ``python -P benchmarks/scheduler.py``.
+"""Microseconds the core takes for a step, schedule + apply, without a model: ``python -P benchmarks/scheduler.py``.
 
 All requests decode; every step is full. Only the two calls are timed, garbage collection included; making the answers
 is the target's work and is not. Sizes are taken in turn within each round, so that a slow moment is spread over them.

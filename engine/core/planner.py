@@ -55,7 +55,7 @@ class Planner:
     def plan(self, number: int, now: float, depth: DraftDepth) -> Step:
         """The next step, its blocks taken and its requests marked; without rows when nothing can go now."""
         step = Step(number, self._config.max_num_batched_tokens)
-        is_short = self._make_room()
+        self._make_room()
         if depth:
             running, tables = self._running, self._tables
             prompts_wait = bool(running.prefilling or self._waiting.queue)
@@ -64,8 +64,7 @@ class Planner:
         self._plan_decoding(step, depth)
         for request in list(self._running.prefilling):
             self._plan_chunk(step, request)
-        if not is_short:
-            self._admit(step, now)
+        self._admit(step, now)
         return step
 
     def preempt(self, request: Request) -> None:
@@ -75,23 +74,19 @@ class Planner:
         request.enter(State.QUEUED)
         self._waiting.enter(request)
 
-    def _make_room(self) -> bool:
-        """Preempt until every decoding request finds a block for its next token. True = blocks are short."""
+    def _make_room(self) -> None:
+        """Preempt until every decoding request finds a block for its next token."""
         pool = self._tables.pool
-        if pool.num_free >= len(self._running.decoding):
-            return False
-        size = self._config.block_size
-        decoding = self._running.decoding
+        decoding, size = self._running.decoding, self._config.block_size
+        if pool.num_free >= len(decoding):
+            return
         needy = {r for r in decoding if len(r.blocks) * size < r.num_known < r.max_len and not r.verifying}
-        if len(needy) <= pool.num_free:
-            return False
         # Blocks parked with an unanswered plan come free with its result: wait for them before anybody else gives way.
         while len(needy) > pool.num_free and not self._running.has_parked():
             request = policy.victim(self._running.everyone())
             needy.discard(request)
             self.preempt(request)
             self._counters.num_preemptions += 1
-        return True
 
     def _plan_decoding(self, step: Step, depth: DraftDepth) -> None:
         rows, requests, tables = step.rows, step.requests, self._tables

@@ -150,6 +150,16 @@ def test_a_prompt_alone_can_be_scored() -> None:
     assert not any(row.yields for plan in harness.plans for row in plan.rows)
 
 
+def test_prompt_logprobs_known_before_a_preemption_are_not_doubled() -> None:
+    harness = Harness(config(max_num_batched_tokens=3))
+    a = harness.add("a", [1, 2] * 4, SamplingParams(max_tokens=2, prompt_logprobs=0))
+    harness.step()
+    harness.step()
+    harness.lose_target()
+    harness.run().verify()
+    assert a.first is not None and len(a.first.prompt_logprobs or []) == 7
+
+
 def test_prompt_logprobs_of_an_aborted_prompt_are_not_sent_half() -> None:
     harness = Harness(config(max_num_batched_tokens=3))
     a = harness.add("a", [1] * 8, SamplingParams(max_tokens=1, prompt_logprobs=0))
@@ -231,6 +241,18 @@ def test_half_computed_prompts_never_wait_for_each_other() -> None:
     for name in "abc":
         harness.add(name, [ord(name) % 30] * 26, SamplingParams(max_tokens=4))
     harness.run().verify()
+    assert harness.core.stats().num_preemptions == 0
+
+
+def test_a_prompt_pauses_while_decoding_needs_its_blocks() -> None:
+    harness = Harness(config(num_blocks=6, max_num_batched_tokens=2, enable_prefix_caching=False))
+    harness.add("a", [1] * 4, SamplingParams(max_tokens=12))
+    harness.step()
+    harness.step()
+    harness.add("b", [2] * 14, SamplingParams(max_tokens=2))
+    harness.run().verify()
+    rows = [[row.request_id for row in plan.rows] for plan in harness.plans]
+    assert rows[9:14] == [["a", "b"], ["a"], ["a"], ["a"], ["b"]]
     assert harness.core.stats().num_preemptions == 0
 
 
@@ -606,21 +628,38 @@ def test_drafts_never_take_a_block_that_somebody_needs() -> None:
     assert harness.core.stats().num_accepted_tokens > 0
 
 
-def test_drafts_without_a_block_become_a_plain_step() -> None:
-    harness = Harness(config(num_blocks=3, enable_prefix_caching=False))
-    harness.add("a", [1] * 8, SamplingParams(max_tokens=4))
+def test_drafts_leave_the_last_block_to_the_next_token_of_another() -> None:
+    harness = Harness(config(num_blocks=4, enable_prefix_caching=False))
+    harness.add("a", [1] * 5, SamplingParams(max_tokens=8))
+    harness.add("b", [2] * 4, SamplingParams(max_tokens=3))
     harness.step()
-    harness.core.offer(Drafts("a", 0, 9, truth(harness, "a", 2)))
-    plan = harness.schedule(4)
-    assert plan is not None and len(plan.rows[0].draft_ids) == 2
-    harness.answer()
-    crowd = Harness(config(num_blocks=4, block_size=1, max_model_len=8, enable_prefix_caching=False))
-    crowd.add("a", [1], SamplingParams(max_tokens=3))
-    crowd.add("b", [2], SamplingParams(max_tokens=1))
-    crowd.step()
-    crowd.add("c", [3] * 1, SamplingParams(max_tokens=3))
-    crowd.core.offer(Drafts("a", 0, 2, truth(crowd, "a", 1)))
-    crowd.run(4).verify()
+    harness.core.offer(Drafts("a", 0, 6, truth(harness, "a", 6)))
+    plan = harness.schedule(6)
+    assert plan is not None and [(row.request_id, len(row.draft_ids)) for row in plan.rows] == [("a", 2), ("b", 0)]
+    assert len(plan.rows[1].new_block_ids) == 1
+    harness.run().verify()
+
+
+def test_drafts_leave_reserved_blocks_to_the_prompt() -> None:
+    harness = Harness(config(num_blocks=7, max_num_batched_tokens=8, enable_prefix_caching=False))
+    harness.add("a", [1] * 4, SamplingParams(max_tokens=8))
+    harness.step()
+    harness.add("b", [2] * 16, SamplingParams(max_tokens=1))
+    harness.step()
+    harness.core.offer(Drafts("a", 0, 6, truth(harness, "a", 6)))
+    plan = harness.schedule(6)
+    assert plan is not None and [(row.request_id, len(row.draft_ids)) for row in plan.rows] == [("a", 2), ("b", 0)]
+    harness.run().verify()
+
+
+def test_drafts_without_a_block_become_a_plain_step() -> None:
+    harness = Harness(config(num_blocks=4, block_size=1, max_model_len=8, enable_prefix_caching=False))
+    harness.add("a", [1], SamplingParams(max_tokens=3))
+    harness.add("b", [2], SamplingParams(max_tokens=3))
+    harness.step()
+    harness.core.offer(Drafts("a", 0, 2, truth(harness, "a", 1)))
+    plan = harness.schedule(1)
+    assert plan is not None and [(row.num_tokens, row.draft_ids) for row in plan.rows] == [(1, []), (1, [])]
     harness.run().verify()
 
 
