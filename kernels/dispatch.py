@@ -17,17 +17,23 @@ OPS = ("rms_norm", "rope", "store_kv", "paged_attention", "silu_mul", "linear_in
 _PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
 """Backends to try on each kind of device, best first; the reference comes last everywhere."""
 
-_chosen: dict[tuple[str, str, str], Callable[..., Any]] = {}
+_chosen: dict[tuple[str, str], Callable[..., Any]] = {}
+"""(op, function) -> the function on the CPU, where calls are many and short."""
+_chosen_elsewhere: dict[tuple[str, str, str], Callable[..., Any]] = {}
 _native = True
 
 
 def backend(op: str, tensor: torch.Tensor, fn: str = "run") -> Callable[..., Any]:
     """The function ``fn`` of the backend that serves ``op`` where ``tensor`` lives."""
+    if tensor.is_cpu:
+        found = _chosen.get((op, fn))
+        if found is None:
+            found = _chosen[op, fn] = _load(op, "cpu", fn)
+        return found
     key = (op, fn, tensor.device.type)
-    found = _chosen.get(key)
+    found = _chosen_elsewhere.get(key)
     if found is None:
-        name = select(op, key[2])[0]
-        found = _chosen[key] = getattr(importlib.import_module(f"{__package__}.{op}.{name}"), fn)
+        found = _chosen_elsewhere[key] = _load(op, key[2], fn)
     return found
 
 
@@ -67,6 +73,11 @@ def configure(native: bool = True, num_threads: int = 0) -> None:
     _chosen.clear()
     if native:
         load.set_num_threads(num_threads)
+
+
+def _load(op: str, device: str, fn: str) -> Callable[..., Any]:
+    name = select(op, device)[0]
+    return getattr(importlib.import_module(f"{__package__}.{op}.{name}"), fn)
 
 
 def _why_not(op: str, name: str, device: str) -> str | None:

@@ -1,7 +1,7 @@
 """Sums and exponentials whose bits depend on nothing but their operands; for the references.
 
-Torch's own ``sum``, ``matmul`` and ``exp`` may take another path for another shape, a vector's tail or another number of
-threads, and then differ in the last bit. Here only single IEEE operations, element by element, are used.
+Torch's own ``sum``, ``matmul`` and ``exp`` may take another path for another shape, a vector's tail or another number
+of threads, and then differ in the last bit. Here only single IEEE operations, element by element, are used.
 """
 
 import math
@@ -27,7 +27,7 @@ def fold(x: torch.Tensor) -> torch.Tensor:
 
 
 def exp(x: torch.Tensor) -> torch.Tensor:
-    """e to the power x for fp32 x, within one unit in the last place; overflow gives inf, -inf gives 0, NaN stays NaN."""
+    """e to the power x for fp32 x, within one unit in the last place; overflow gives inf, -inf 0, NaN stays NaN."""
     wide = x.double().clamp(-708.0, 709.0)
     n = torch.round(wide * _LOG2_E)
     r = wide - n * _LN_2

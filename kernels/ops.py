@@ -1,8 +1,8 @@
-"""Typed public functions; each docstring is the contract that every backend obeys. Shapes first, then dtypes, then rules.
+"""Typed public functions; each docstring is the contract that every backend obeys: shapes, then dtypes, then rules.
 
-T tokens, R rows (requests) of a step, Hq query heads, Hk key/value heads, D head size, N outputs, K inputs, G scale groups.
-On a CPU activations are fp32 and KV pages bf16 or fp32. **Row-invariance:** in every op the result for a token never
-depends on which other tokens are in the batch, how many there are, or how a prompt was cut into chunks.
+T tokens, R rows (requests) of a step, S rows to sample, Hq query heads, Hk key/value heads, D head size, N outputs,
+K inputs. On a CPU activations are fp32 and KV pages bf16 or fp32. **Row-invariance:** in every op the result for a token
+never depends on which other tokens are in the batch, how many there are, or how a prompt was cut into chunks.
 
 The backend of each op is chosen once by ``dispatch``; call these functions, never a backend.
 """
@@ -23,8 +23,9 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.
 def rope(q: torch.Tensor, k: torch.Tensor, cos_sin: torch.Tensor, positions: torch.Tensor) -> None:
     """Rotary embedding (arXiv 2104.09864), halves layout (dimension i pairs with i + D/2), **in place**.
 
-    q [T, Hq, D], k [T, Hk, D]: last dimension contiguous, may be views of one qkv tensor. cos_sin fp32 [max_position, D]: the
-    cosines of D/2 frequencies, then the sines. positions int32 [T].
+    q [T, Hq, D], k [T, Hk, D]: last dimension contiguous, may be views of one qkv tensor. cos_sin fp32
+    [max_position, D]: the cosines of D/2 frequencies, then the sines. positions int32 [T]; one outside the table raises
+    IndexError.
     """
     backend("rope", q)(q, k, cos_sin, positions)
 
@@ -32,7 +33,11 @@ def rope(q: torch.Tensor, k: torch.Tensor, cos_sin: torch.Tensor, positions: tor
 def store_kv(
     k: torch.Tensor, v: torch.Tensor, k_pages: torch.Tensor, v_pages: torch.Tensor, slots: torch.Tensor
 ) -> None:
-    """Write k, v [T, Hk, D] into pages [num_blocks, block_size, Hk, D] at int32 slots [T], rounding to the pages' dtype."""
+    """Write k, v [T, Hk, D] into pages [num_blocks, block_size, Hk, D] at int32 slots [T].
+
+    Values are rounded to the pages' dtype. k and v may be views. A slot outside the pages raises IndexError, and then
+    nothing was written.
+    """
     backend("store_kv", k)(k, v, k_pages, v_pages, slots)
 
 
@@ -49,10 +54,11 @@ def paged_attention(
 ) -> torch.Tensor:
     """Causal attention of ragged rows over pages read in place -> fp32 [T, Hq, D]; softmax in fp32.
 
-    q [T, Hq, D]; pages [num_blocks, block_size, Hk, D] with Hq a multiple of Hk; block_tables int32 [R, max_blocks];
-    query_starts int32 [R + 1]; context_lens int32 [R]. Token j of row r, of n tokens, sees the first
-    context_lens[r] - n + j + 1 slots of the row, or the last ``window`` of these when window > 0. ``soft_cap`` > 0 turns
-    scores s into soft_cap * tanh(s / soft_cap). The reduction is split by context position only.
+    q [T, Hq, D], may be a view; pages [num_blocks, block_size, Hk, D] (fp32, bf16; others slowly) with Hq a multiple of
+    Hk; block_tables int32 [R, max_blocks]; query_starts int32 [R + 1]; context_lens int32 [R]. Token j of row r, of n
+    tokens, sees the first context_lens[r] - n + j + 1 slots of the row, or the last ``window`` of these if window > 0.
+    ``soft_cap`` > 0 turns scores s into soft_cap * tanh(s / soft_cap). The reduction is split by context position only.
+    Slots that no token of the row sees are not read. Raises IndexError where lengths or blocks are impossible.
     """
     return backend("paged_attention", q)(
         q, k_pages, v_pages, block_tables, query_starts, context_lens, scale, window, soft_cap
@@ -65,10 +71,10 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
 
 
 def pack_int8(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Quantise fp32 weight [N, K] to int8 with one fp32 scale per output and group of 32 inputs, in the backend's layout.
+    """Quantise fp32 weight [N, K] to int8 with one scale per output and group of 32 inputs, in the backend's layout.
 
-    The tuple is opaque: pass it to ``linear_int8``. Symmetric, codes -127..127, scale = max|w| / 127 (0 where all are 0). K need
-    not be a multiple of 32, nor N of anything: the packer pads.
+    The tuple is opaque: pass it to ``linear_int8``. Symmetric, codes -127..127, scale = max|w| / 127 rounded up to a
+    bf16 value (0 where all are below 2**-100). K need not be a multiple of 32, nor N of anything: the packer pads.
     """
     return backend("linear_int8", weight, "pack")(weight)
 
@@ -78,8 +84,10 @@ def linear_int8(
 ) -> torch.Tensor:
     """x fp32 [T, K] times packed int8 weight [N, K] -> fp32 [T, N], plus bias [N].
 
-    x is quantised on the fly to int8 per token and group of 32 inputs (scale = max|x| / 127); sums inside a group are exact
-    int32, groups are added in order in fp32. Bit-exact for any T.
+    x is quantised on the fly to int8 per token and group of 32 inputs (scale = max|x| / 127, codes x * (127 / max|x|)
+    to the nearest, ties to even); sums inside a group are exact int32; then (sum * weight scale) * activation scale is
+    added group by group in fp32, each operation rounded, and the bias last. All CPU backends give the same bits, for
+    any T. A NaN or an infinity makes all outputs of its token NaN or infinite.
     """
     return backend("linear_int8", x)(x, packed, n, bias)
 
@@ -89,9 +97,9 @@ def sample(
 ) -> torch.Tensor:
     """Keyed Gumbel-max (arXiv 2408.07978, coupled rule): argmax(logits + g(seed, position, id)) -> int64 [S].
 
-    logits fp32 [S, V], already divided by temperature and masked with -inf; temperature fp32 [S], 0 = greedy (no noise);
-    seeds int64 [S] (read as unsigned); positions int64 [S]: the position of the token that is drawn. Lowest id wins ties.
+    logits fp32 [S, V], already divided by temperature and masked with -inf; temperature fp32 [S], 0 = greedy (no
+    noise); seeds int64 [S] (read as unsigned); positions int64 [S]: of the token that is drawn. Lowest id wins ties.
     Noise: Philox4x32-10, key = seed, counter = (id // 4, position, stream 0, window 0), word id % 4 = r;
-    v = (r + 0.5) * 2**-32 clamped below 1; g = -log(-log1p(-v)).
+    v = (r + 0.5) * 2**-32, in fp64 or else clamped below 1; g = -log(-log1p(-v)). NaN logits have no defined result.
     """
     return backend("sample", logits)(logits, temperature, seeds, positions)

@@ -1,7 +1,7 @@
 """Int8 weights times int8 activations, both in groups of 32 along K, in plain torch.
 
-The products of a group are summed exactly (below 2**24, so any order of fp32 additions gives the same integer); everything
-after that is single multiplications and additions in a fixed order. Hence the same bits for any batch.
+The products of a group are summed exactly (below 2**24, so any order of fp32 additions gives the same integer);
+everything after that is single multiplications and additions in a fixed order. Hence the same bits for any batch.
 """
 
 import torch

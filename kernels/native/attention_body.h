@@ -10,6 +10,7 @@ struct Work {
     float* sums;    // [queries][padded D]
     float* totals;  // [queries][W]: sums of weights, lane by lane
     float* most;    // [queries], largest score so far
+    float* zeros;   // [padded D], stands in for slots that nobody sees
     int64_t queries, group, padded;
 };
 
@@ -18,27 +19,64 @@ static Work make_work(const Attention& a, const Task& task) {
     w.group = a.q_heads / a.k_heads;
     w.queries = task.count * w.group;
     w.padded = round_up(a.head_size, 2 * W);
-    const int64_t sizes[] = {w.padded * kSpan, kSpan * w.padded, w.queries * kSpan, w.queries * w.padded, w.queries * W,
-                             w.queries};
-    float** const parts[] = {&w.keys, &w.values, &w.scores, &w.sums, &w.totals, &w.most};
+    const int64_t sizes[] = {w.padded * kSpan,     kSpan * w.padded, w.queries * kSpan, w.queries * w.padded,
+                             w.queries * W,        w.queries,        w.padded};
+    float** const parts[] = {&w.keys, &w.values, &w.scores, &w.sums, &w.totals, &w.most, &w.zeros};
     int64_t total = 0;
     for (const int64_t size : sizes) total += round_up(size, 16);
     auto* memory = static_cast<float*>(scratch(1, total * sizeof(float)));
-    for (int i = 0; i < 6; ++i) {
+    for (int i = 0; i < 7; ++i) {
         *parts[i] = memory;
         memory += round_up(sizes[i], 16);
     }
+    std::memset(w.zeros, 0, w.padded * sizeof(float));
     std::memset(w.sums, 0, w.queries * w.padded * sizeof(float));
     std::memset(w.totals, 0, w.queries * W * sizeof(float));
     for (int64_t i = 0; i < w.queries; ++i) w.most[i] = -__builtin_inff();
     return w;
 }
 
-// Elements of a row of a page as W words of 32 bits, zeros past its end: W fp32, or W pairs of bf16.
+// Where the keys and values of a span's slots are, on their way to the cache; slots outside first..end-1 point to zeros.
+template <class T>
+struct Rows {
+    const T* keys[kSpan];
+    const T* values[kSpan];
+
+    Rows() {}  // to be assigned
+
+    Rows(const Attention& a, const Work& w, int64_t row, int64_t head, int64_t base, int64_t first, int64_t end) {
+        const int32_t* table = a.block_tables + row * a.max_blocks;
+        int64_t block = base / a.block_size, offset = base % a.block_size;
+        for (int64_t i = 0; i < kSpan; ++i) {
+            keys[i] = values[i] = reinterpret_cast<const T*>(w.zeros);
+            if (base + i >= first && base + i < end) {
+                const int64_t at = ((table[block] * a.block_size + offset) * a.k_heads + head) * a.head_size;
+                keys[i] = static_cast<const T*>(a.k_pages) + at;
+                values[i] = static_cast<const T*>(a.v_pages) + at;
+                for (int64_t d = 0; d < a.head_size; d += static_cast<int64_t>(64 / sizeof(T))) {
+                    __builtin_prefetch(keys[i] + d);
+                    __builtin_prefetch(values[i] + d);
+                }
+            }
+            if (++offset == a.block_size) {
+                ++block;
+                offset = 0;
+            }
+        }
+    }
+};
+
+// Elements of a row from `at` on as W words of 32 bits, zeros past its end: W fp32, or W pairs of bf16.
 template <class T>
 static inline F words(const T* row, int64_t at, int64_t size) {
     const int64_t per_load = static_cast<int64_t>(4 * W / sizeof(T));
     return at + per_load <= size ? load<F>(row + at) : load_part<F>(row + at, at < size ? size - at : 0, sizeof(T));
+}
+
+static inline F widened(const float* row, int64_t at, int64_t size) { return words(row, at, size); }
+
+static inline F widened(const uint16_t* row, int64_t at, int64_t size) {
+    return widen(at + W <= size ? load<H>(row + at) : load_part<H>(row + at, at < size ? size - at : 0, 2));
 }
 
 static inline void put_keys(const F* column, float* keys, const float*) {
@@ -52,38 +90,26 @@ static inline void put_keys(const F* column, float* keys, const uint16_t*) {
     }
 }
 
-static inline F widened(const float* row, int64_t at, int64_t size) { return words(row, at, size); }
-
-static inline F widened(const uint16_t* row, int64_t at, int64_t size) {
-    return widen(at + W <= size ? load<H>(row + at) : load_part<H>(row + at, size - at, 2));
-}
-
-// Keys and values of slots first..end-1 of the span at `base`, as fp32; zeros for the others.
 template <class T>
-static void fill(const Attention& a, const Work& w, int64_t row, int64_t head, int64_t base, int64_t first, int64_t end) {
-    const T* k[kSpan];
-    for (int64_t i = 0; i < kSpan; ++i) {
-        k[i] = nullptr;
-        float* values = w.values + i * w.padded;
-        if (base + i < first || base + i >= end) {
-            std::memset(values, 0, w.padded * sizeof(float));
-            continue;
-        }
-        const int64_t block = a.block_tables[row * a.max_blocks + (base + i) / a.block_size];
-        const int64_t slot = block * a.block_size + (base + i) % a.block_size;
-        const int64_t at = (slot * a.k_heads + head) * a.head_size;
-        k[i] = static_cast<const T*>(a.k_pages) + at;
-        const T* v = static_cast<const T*>(a.v_pages) + at;
-        for (int64_t d = 0; d < a.head_size; d += W) store(values + d, widened(v, d, a.head_size));
-    }
+static void transpose_keys(const Attention& a, const Work& w, const Rows<T>& rows) {
     constexpr int64_t step = 4 * W / sizeof(T);
     for (int64_t i = 0; i < kSpan; i += W)
         for (int64_t d = 0; d < a.head_size; d += step) {
             F column[W];
-            for (int j = 0; j < W; ++j) column[j] = k[i + j] == nullptr ? F{} : words(k[i + j], d, a.head_size);
+            for (int j = 0; j < W; ++j) column[j] = words(rows.keys[i + j], d, a.head_size);
             transpose(column);
-            put_keys(column, w.keys + d * kSpan + i, static_cast<const T*>(nullptr));
+            put_keys(column, w.keys + d * kSpan + i, rows.keys[0]);
         }
+}
+
+// Values of the span as fp32, and pointers to them.
+template <class T>
+static void widen_values(const Attention& a, const Work& w, const Rows<T>& rows, const float** wide) {
+    for (int64_t i = 0; i < kSpan; ++i) {
+        float* to = w.values + i * w.padded;
+        for (int64_t d = 0; d < w.padded; d += W) store(to + d, widened(rows.values[i], d, a.head_size));
+        wide[i] = to;
+    }
 }
 
 // Scores of COUNT query vectors over the span: sums over d in order.
@@ -93,7 +119,9 @@ static inline void score(const Attention& a, const Work& w, const float* const* 
         F s[COUNT][2] = {};
         const float* keys = w.keys + pair * W;
         for (int64_t d = 0; d < a.head_size; ++d, keys += kSpan) {
-            const F k0 = load<F>(keys), k1 = load<F>(keys + W);
+            F k0 = load<F>(keys), k1 = load<F>(keys + W);
+            keep(k0);
+            keep(k1);
             for (int c = 0; c < COUNT; ++c) {
                 const F x = splat(q[c][d]);
                 s[c][0] = fma(x, k0, s[c][0]);
@@ -152,18 +180,19 @@ static void weigh(const Attention& a, const Work& w, int64_t query, int64_t base
     store(w.totals + query * W, total);
 }
 
-// Adds weighted values of span slots from..to-1 to COUNT query vectors of one token, slot by slot.
-template <int COUNT>
-static inline void mix(const Work& w, int64_t query, int64_t from, int64_t to) {
+// Adds weighted values of span slots from..to-1 to COUNT query vectors of one token, slot by slot. Rows have `size` elements.
+template <int COUNT, class T>
+static inline void mix(const Work& w, const T* const* values, int64_t size, int64_t query, int64_t from, int64_t to) {
     const float* weights = w.scores + query * kSpan;
     float* sums = w.sums + query * w.padded;
     for (int64_t d = 0; d < w.padded; d += 2 * W) {
         F s[COUNT][2];
         for (int c = 0; c < COUNT; ++c)
             for (int i = 0; i < 2; ++i) s[c][i] = load<F>(sums + c * w.padded + d + i * W);
-        const float* values = w.values + from * w.padded + d;
-        for (int64_t j = from; j < to; ++j, values += w.padded) {
-            const F v0 = load<F>(values), v1 = load<F>(values + W);
+        for (int64_t j = from; j < to; ++j) {
+            F v0 = widened(values[j], d, size), v1 = widened(values[j], d + W, size);
+            keep(v0);
+            keep(v1);
             for (int c = 0; c < COUNT; ++c) {
                 const F p = splat(weights[c * kSpan + j]);
                 s[c][0] = fma(p, v0, s[c][0]);
@@ -175,36 +204,58 @@ static inline void mix(const Work& w, int64_t query, int64_t from, int64_t to) {
     }
 }
 
-static void mix_token(const Work& w, int64_t query, int64_t from, int64_t to) {
+template <class T>
+static void mix_token(const Work& w, const T* const* values, int64_t size, int64_t query, int64_t from, int64_t to) {
     int64_t c = 0;
-    for (; c + 4 <= w.group; c += 4) mix<4>(w, query + c, from, to);
+    for (; c + 4 <= w.group; c += 4) mix<4>(w, values, size, query + c, from, to);
     switch (w.group - c) {
-        case 3: mix<3>(w, query + c, from, to); break;
-        case 2: mix<2>(w, query + c, from, to); break;
-        case 1: mix<1>(w, query + c, from, to); break;
+        case 3: mix<3>(w, values, size, query + c, from, to); break;
+        case 2: mix<2>(w, values, size, query + c, from, to); break;
+        case 1: mix<1>(w, values, size, query + c, from, to); break;
         default: break;
+    }
+}
+
+// The span at `base` for all tokens of a task.
+template <class T>
+static void attend_span(const Attention& a, const Work& w, const Task& task, int64_t head, int64_t base,
+                        const Rows<T>& rows) {
+    transpose_keys(a, w, rows);
+    score_all(a, w, task, head);
+    const float* wide[kSpan];
+    if (task.count > 1) widen_values(a, w, rows, wide);  // a lone token reads them where they are: the same numbers
+    for (int64_t t = 0; t < task.count; ++t) {
+        const Sight seen = sight(a, task.row, task.token + t);
+        const int64_t from = seen.first > base ? seen.first - base : 0;
+        const int64_t to = seen.end - base < kSpan ? seen.end - base : kSpan;
+        if (from >= to) continue;
+        for (int64_t g = 0; g < w.group; ++g) weigh(a, w, t * w.group + g, base, seen);
+        if (task.count > 1)
+            mix_token(w, wide, w.padded, t * w.group, from, to);
+        else
+            mix_token(w, rows.values, a.head_size, 0, from, to);
+    }
+}
+
+template <class T>
+static void attend_spans(const Attention& a, const Work& w, const Task& task, int64_t head) {
+    const int64_t first = sight(a, task.row, task.token).first;
+    const int64_t end = sight(a, task.row, task.token + task.count - 1).end;
+    Rows<T> rows[2];
+    int64_t base = first / kSpan * kSpan;
+    rows[0] = Rows<T>(a, w, task.row, head, base, first, end);
+    for (int turn = 0; base < end; base += kSpan, turn ^= 1) {
+        if (base + kSpan < end) rows[turn ^ 1] = Rows<T>(a, w, task.row, head, base + kSpan, first, end);
+        attend_span(a, w, task, head, base, rows[turn]);
     }
 }
 
 static void attend(const Attention& a, const Task& task, int64_t head) {
     const Work w = make_work(a, task);
-    const int64_t first = sight(a, task.row, task.token).first;
-    const int64_t end = sight(a, task.row, task.token + task.count - 1).end;
-    for (int64_t base = first / kSpan * kSpan; base < end; base += kSpan) {
-        if (a.pages == PL_BF16)
-            fill<uint16_t>(a, w, task.row, head, base, first, end);
-        else
-            fill<float>(a, w, task.row, head, base, first, end);
-        score_all(a, w, task, head);
-        for (int64_t t = 0; t < task.count; ++t) {
-            const Sight seen = sight(a, task.row, task.token + t);
-            const int64_t from = seen.first > base ? seen.first - base : 0;
-            const int64_t to = seen.end - base < kSpan ? seen.end - base : kSpan;
-            if (from >= to) continue;
-            for (int64_t g = 0; g < w.group; ++g) weigh(a, w, t * w.group + g, base, seen);
-            mix_token(w, t * w.group, from, to);
-        }
-    }
+    if (a.pages == PL_BF16)
+        attend_spans<uint16_t>(a, w, task, head);
+    else
+        attend_spans<float>(a, w, task, head);
     for (int64_t i = 0; i < w.queries; ++i) {
         const int64_t token = task.token + i / w.group, h = head * w.group + i % w.group;
         float* out = a.out + (token * a.q_heads + h) * a.head_size;

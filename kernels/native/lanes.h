@@ -43,7 +43,24 @@ static inline I lane_ids() {
     return v;
 }
 
-static inline F widen(H bf16) { return (F)(__builtin_convertvector(bf16, U) << 16); }
+static inline F widen(H bf16) {
+#if PL_ISA == 2
+    return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)bf16), 16);
+#elif PL_ISA == 1
+    return (F)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)bf16), 16);
+#else
+    return (F)(__builtin_convertvector(bf16, U) << 16);
+#endif
+}
+
+// Keeps x in a register: a compiler that folds a load into each of its uses loads it again each time.
+static inline void keep(F& x) {
+#if PL_ISA > 0
+    asm("" : "+v"(x));
+#else
+    (void)x;
+#endif
+}
 
 // a * b + c, in one rounding where the instruction set has it.
 static inline F fma(F a, F b, F c) {
@@ -59,9 +76,26 @@ static inline F fma(F a, F b, F c) {
 static inline F max(F a, F b) { return a > b ? a : b; }
 
 static inline float max_of(F v) {
+#if PL_ISA == 2
+    return _mm512_reduce_max_ps(v);
+#else
     float m = v[0];
     for (int i = 1; i < W; ++i) m = v[i] > m ? v[i] : m;
     return m;
+#endif
+}
+
+// Bit i is set where lane i of a comparison's result is true.
+static inline uint32_t mask_of(I truth) {
+#if PL_ISA == 2
+    return _mm512_movepi32_mask((__m512i)truth);
+#elif PL_ISA == 1
+    return static_cast<uint32_t>(_mm256_movemask_ps((__m256)truth));
+#else
+    uint32_t mask = 0;
+    for (int i = 0; i < W; ++i) mask |= static_cast<uint32_t>(truth[i] & 1) << i;
+    return mask;
+#endif
 }
 
 // Neighbours first, then pairs of neighbours: one order for every caller.

@@ -1,4 +1,4 @@
-"""Finds the compiled kernels and says why not when they are missing. Plain C functions through ctypes; no build happens here."""
+"""Finds the compiled kernels, or says why not. Plain C functions through ctypes; nothing is built here."""
 
 import ctypes
 import importlib.machinery
@@ -8,6 +8,9 @@ from pathlib import Path
 
 ABI = 2
 """Raised with every change of a signature; must equal ``PL_ABI`` in abi.h."""
+
+ISAS = ("portable", "avx2", "avx512")
+"""Instruction sets that the library is compiled for, slowest first."""
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _KINDS = {"p": _POINTER, "i": _INT, "f": _FLOAT}
@@ -66,8 +69,13 @@ def function(name: str) -> Callable[..., int]:
     return missing
 
 
+def limit_isa(most: str = ISAS[-1]) -> str:
+    """Let the library use no instruction set above ``most``; returns the one it uses now. For tests and benchmarks."""
+    return ISAS[function("pl_limit_isa")(ISAS.index(most))]
+
+
 def set_num_threads(num_threads: int = 0) -> int:
-    """Size of the library's thread pool, the calling thread included; 0 = one a core this process may use. Returns it."""
+    """Size of the library's thread pool, the caller included; 0 = one a core this process may use. Returns it."""
     size = num_threads or _num_cores()
     if _library is not None:
         _library.pl_set_num_threads(size)

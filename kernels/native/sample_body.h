@@ -38,9 +38,11 @@ static inline void multiply(U a, uint32_t m, U& high, U& low) {
 #endif
 }
 
-// The words of 4 W ids from `first` (a multiple of four) on, in the order of the ids.
-static inline void random_words(int64_t first, uint32_t position, uint64_t seed, uint32_t* words) {
-    U c0 = (U)lane_ids() + static_cast<uint32_t>(first / 4), c1 = U{} + position, c2{}, c3{};
+// The words of 4 W ids from `first` (a multiple of four) on, in the order of the ids. Lane 4 l + i takes counter W/4 i + l of
+// these W, so that unpacking inside 128 bits puts the words of one counter, and then the counters, side by side.
+static inline void random_words(int64_t first, uint32_t position, uint64_t seed, U* words) {
+    U c0 = (U)lane_ids(), c1 = U{} + position, c2{}, c3{};
+    c0 = (c0 & 3) * (W / 4) + (c0 >> 2) + static_cast<uint32_t>(first / 4);
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
     for (int round = 0; round < 10; ++round, k0 += kKeyStep0, k1 += kKeyStep1) {
         U high0, low0, high1, low1;
@@ -51,12 +53,23 @@ static inline void random_words(int64_t first, uint32_t position, uint64_t seed,
         c2 = high0 ^ c3 ^ k1;
         c3 = low0;
     }
-    for (int i = 0; i < W; ++i) {
-        words[4 * i] = c0[i];
-        words[4 * i + 1] = c1[i];
-        words[4 * i + 2] = c2[i];
-        words[4 * i + 3] = c3[i];
-    }
+#if PL_ISA == 2
+    const __m512i a = _mm512_unpacklo_epi32((__m512i)c0, (__m512i)c1), b = _mm512_unpacklo_epi32((__m512i)c2, (__m512i)c3);
+    const __m512i c = _mm512_unpackhi_epi32((__m512i)c0, (__m512i)c1), d = _mm512_unpackhi_epi32((__m512i)c2, (__m512i)c3);
+    words[0] = (U)_mm512_unpacklo_epi64(a, b);
+    words[1] = (U)_mm512_unpackhi_epi64(a, b);
+    words[2] = (U)_mm512_unpacklo_epi64(c, d);
+    words[3] = (U)_mm512_unpackhi_epi64(c, d);
+#elif PL_ISA == 1
+    const __m256i a = _mm256_unpacklo_epi32((__m256i)c0, (__m256i)c1), b = _mm256_unpacklo_epi32((__m256i)c2, (__m256i)c3);
+    const __m256i c = _mm256_unpackhi_epi32((__m256i)c0, (__m256i)c1), d = _mm256_unpackhi_epi32((__m256i)c2, (__m256i)c3);
+    words[0] = (U)_mm256_unpacklo_epi64(a, b);
+    words[1] = (U)_mm256_unpackhi_epi64(a, b);
+    words[2] = (U)_mm256_unpacklo_epi64(c, d);
+    words[3] = (U)_mm256_unpackhi_epi64(c, d);
+#else
+    for (int i = 0; i < 4; ++i) words[i] = U{c0[i], c1[i], c2[i], c3[i]};
+#endif
 }
 
 // W logits from `at` on, -inf past the end.
@@ -67,29 +80,27 @@ static inline F logits_at(const float* logits, int64_t at, int64_t size) {
 }
 
 static int64_t sample_row(const float* logits, int64_t size, int64_t top, uint64_t seed, uint32_t position) {
-    uint32_t words[4 * W];
-    std::memset(words, 0, sizeof words);
-    words[0] = static_cast<uint32_t>(top / 4);
-    words[1] = position;
-    philox(words, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
-    Best best{logits[top] + gumbel(words[top % 4]), top};
+    uint32_t counter[4] = {static_cast<uint32_t>(top / 4), position, 0, 0};
+    philox(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    Best best{logits[top] + gumbel(counter[top % 4]), top};
     for (int64_t i = 0; i < size; i += 4 * W) {
         F bounds[4];  // a word has to be below bound * 2**32 for its id to win
-        bool any = false;
+        I possible{};
         for (int j = 0; j < 4; ++j) {
             const int64_t at = i + j * W;
             const F below = logits_at(logits, at, size) - rounded_down(best.score);
             bounds[j] = exp(below) * 1.0001f;
-            any |= max_of(bounds[j]) > 0x1p-34f;  // else even the smallest word's noise is too little
+            possible |= bounds[j] > 0x1p-34f;  // else even the smallest word's noise is too little
         }
-        if (!any) continue;
+        if (mask_of(possible) == 0) continue;
+        U words[4];
         random_words(i, position, seed, words);
         for (int j = 0; j < 4; ++j) {
-            const F v = __builtin_convertvector(load<U>(words + j * W), F) * 0x1p-32f;
-            const I wins = v <= bounds[j] + 0x1p-33f;
-            for (int l = 0; l < W; ++l) {
-                const int64_t id = i + j * W + l;
-                if (wins[l] && id < size) best.offer(logits[id] + gumbel(words[j * W + l]), id);
+            const F v = __builtin_convertvector(words[j], F) * 0x1p-32f;
+            for (uint32_t wins = mask_of(v <= bounds[j] + 0x1p-33f); wins != 0; wins &= wins - 1) {
+                const int lane = __builtin_ctz(wins);
+                const int64_t id = i + j * W + lane;
+                if (id < size) best.offer(logits[id] + gumbel(words[j][lane]), id);
             }
         }
     }

@@ -35,6 +35,6 @@ def int64(x: torch.Tensor) -> int:
 def misfit(op: str, name: str, given: torch.Tensor, beside: torch.Tensor) -> ValueError:
     """The error for an argument that does not fit another one."""
     return ValueError(
-        f"{op}: {name} {tuple(given.shape)} {given.dtype}, strides {given.stride()}, does not fit {tuple(beside.shape)}; "
-        f"see ops.{op} for shapes"
+        f"{op}: {name} {tuple(given.shape)} {given.dtype}, strides {given.stride()}, does not fit "
+        f"{tuple(beside.shape)}; see ops.{op} for shapes"
     )

@@ -8,9 +8,7 @@ why_not = load.why_not
 _sample = load.function("pl_sample")
 
 
-def run(
-    logits: torch.Tensor, temperature: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor:
+def run(logits: torch.Tensor, temperature: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """See ``ops.sample``."""
     logits = tensors.dense(logits)
     num_rows, vocab_size = logits.shape

@@ -9,9 +9,7 @@ _MOST_ELEMENTS = 1 << 22
 """Noise is made for slices of rows of about this many ids, to bound the memory."""
 
 
-def run(
-    logits: torch.Tensor, temperature: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor:
+def run(logits: torch.Tensor, temperature: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """See ``ops.sample``."""
     scores = logits.double()
     sampled = torch.nonzero(temperature > 0).flatten()
