@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ... import __version__
 from ...engine.errors import PacelineError, UnavailableError
 from ..stats import CONTENT_TYPE
-from .access import Access
+from .access import OPEN_PATHS, Access
 from .errors import ClientGone, HttpError, describe, problem_of
 from .facts import CallFacts
 from .limits import BodyGuard, check_headers
@@ -139,7 +139,8 @@ class Front:
         status = facts.status or _CLIENT_GONE
         self._service.registry.inc("http_requests", 1, handler, method, f"{status // 100}xx")
         self._service.registry.observe("http_request_duration", elapsed_s, handler)
-        log.info("%s %s %d %.1f ms id=%s", method, handler, status, elapsed_s * 1000, facts.request_id)
+        level = logging.DEBUG if handler in OPEN_PATHS else logging.INFO  # probes come every few seconds
+        log.log(level, "%s %s %d %.1f ms id=%s", method, handler, status, elapsed_s * 1000, facts.request_id)
 
 
 class PlainRoutes:

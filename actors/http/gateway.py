@@ -91,7 +91,7 @@ class Gateway(Actor):
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
         """Listen, and stop listening when cancelled."""
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # strangers' nonsense is no news
         listener = socket.socket(fileno=self.setup.socket_fd)
         server = make_server(build_app(self.service))
         try:

@@ -84,6 +84,10 @@ def parse_completion(
     if body.max_tokens == 0 and not echo:
         raise InvalidRequestError("max_tokens is 0: must be at least 1; 0 needs echo", param="max_tokens")
     sampling = check_sampling(body, bounds, logprobs=logprobs, max_tokens=body.max_tokens)
+    if echo and logprobs is not None and sampling.prompt_logprobs is not None:
+        # One number serves both shapes; -1, the whole vocabulary, is the most.
+        most = -1 if -1 in (logprobs, sampling.prompt_logprobs) else max(logprobs, sampling.prompt_logprobs)
+        sampling = msgspec.structs.replace(sampling, prompt_logprobs=most)
     return build_call(
         body,
         fields,

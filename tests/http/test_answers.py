@@ -162,6 +162,13 @@ async def test_echo_with_logprobs_as_lm_eval_reads_them() -> None:
     assert choice["prompt_logprobs"] is None
 
 
+async def test_echo_shows_as_many_alternatives_as_logprobs_asks_for() -> None:
+    engine = FakeEngine()
+    body = {"prompt": [11, 12], "max_tokens": 1, "logprobs": 2, "prompt_logprobs": 0, "echo": True}
+    await post(COMPLETIONS, body, engine)
+    assert engine.calls[0].sampling.prompt_logprobs == 2
+
+
 async def test_echo_of_the_prompt_alone() -> None:
     body = {"prompt": [11, 12], "max_tokens": 0, "logprobs": 0, "echo": True}
     answer = await post(COMPLETIONS, body)

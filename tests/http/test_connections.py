@@ -153,6 +153,20 @@ async def test_a_server_that_stops_tells_its_open_calls(protocol: Any, stream: b
     assert engine.aborted
 
 
+async def test_a_server_that_stops_answers_who_still_sends_a_body(
+    protocol: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with on_socket(protocol=protocol) as (url, _):
+        half = (
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        call = asyncio.create_task(raw(url, half))
+        await anyio.sleep(0.1)
+    status, _, body = parts(await call)
+    assert (status, body["error"]["code"]) == (503, "draining")
+    assert "Exception in ASGI" not in caplog.text
+
+
 # --- heads and bodies -------------------------------------------------------------------------------------------------
 
 
