@@ -1,7 +1,7 @@
 """Typed public functions; each docstring is the contract that every backend obeys: shapes, then dtypes, then rules.
 
 T tokens, R rows (requests) of a step, S rows to sample, Hq query heads, Hk key/value heads, D head size, N outputs,
-K inputs. On a CPU activations are fp32 and KV pages bf16 or fp32. **Row-invariance:** in every op the result for a token
+K inputs. On a CPU activations are fp32 and KV pages bf16 or fp32. **Row-invariance:** in every op a token's result
 never depends on which other tokens are in the batch, how many there are, or how a prompt was cut into chunks.
 
 The backend of each op is chosen once by ``dispatch``; call these functions, never a backend.

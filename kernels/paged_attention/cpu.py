@@ -43,7 +43,8 @@ def run(
     bad = _paged_attention(
         tensors.fp32(q), k_pages.data_ptr(), v_pages.data_ptr(), tensors.int32(block_tables),
         tensors.int32(query_starts), tensors.int32(context_lens), out.data_ptr(),
-        num_tokens, num_rows, q_heads, k_heads, size, stride, block_size, num_blocks, max_blocks, window, kind, scale, soft_cap,
+        num_tokens, num_rows, q_heads, k_heads, size, stride, block_size, num_blocks, max_blocks,
+        window, kind, scale, soft_cap,
     )  # fmt: skip
     if bad:
         raise IndexError(
