@@ -203,12 +203,20 @@ class Actor:
         while True:
             with contextlib.suppress(MailboxFull):  # the next report says the same, only later
                 self.mailbox.send("supervisor", self.progress.report(self.name, self.epoch))
-                stats = self.stats()
+                stats = self._all_stats()
                 if stats is not None and stats != self._sent:
                     self.mailbox.send("gateway", stats)
                     self._sent = stats
             with anyio.move_on_after(BEAT_S):
                 await self.progress.changed.wait()
+
+    def _all_stats(self) -> Stats | None:
+        """The role's counters, and the mailbox's where there is something to count."""
+        stats, bad = self.stats(), self.mailbox.num_bad
+        if not bad:
+            return stats
+        stats = stats or Stats(self.name, self.epoch, {})
+        return msgspec.structs.replace(stats, values={**stats.values, f"wire_decode_errors/{self.name}": float(bad)})
 
     def _last_words(self, cause: BaseException) -> None:
         if not isinstance(cause, PacelineError):

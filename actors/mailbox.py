@@ -24,6 +24,11 @@ class Mailbox(Protocol):
 
     name: str
 
+    @property
+    def num_bad(self) -> int:
+        """Frames received so far that were no message of this inbox."""
+        ...
+
     def send(self, to: str, message: Any) -> None:
         """Encode and queue ``message`` for actor ``to``; never blocks.
 

@@ -18,6 +18,7 @@ class Peer:
         self.name = "tokenizer"
         self.batches: list[list[Any]] = []
         self.is_full = False
+        self.num_bad = 0
 
     def send(self, to: str, message: Any) -> None:
         self.send_all(to, [message])

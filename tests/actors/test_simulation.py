@@ -416,6 +416,19 @@ def test_tokenize_and_detokenize_answer() -> None:
     simulate(main)
 
 
+def test_bad_frames_are_counted_where_people_look() -> None:
+    async def main() -> None:
+        async with Simulation() as sim:
+            for name in ("scheduler", "tokenizer"):
+                sim.network.inbox(f"{name}.0".encode()).append((b"gateway.0", b"rubbish"))
+            assert await ask(sim, "c", [1], 3) == [expected([1], 3)]
+            await anyio.sleep(2.0)
+            for name in ("scheduler", "tokenizer"):
+                assert sim.client.stats[name].values[f"wire_decode_errors/{name}"] == 1
+
+    simulate(main)
+
+
 def test_counters_add_up() -> None:
     async def main() -> None:
         async with Simulation() as sim:

@@ -109,10 +109,11 @@ class FakeTarget(Actor):
         self.steps: asyncio.Queue[StepPlan] = asyncio.Queue()
 
     def hello(self) -> Hello:
+        shrunk = self.epoch if "FAKE_SHRINKS" in os.environ else 0
         return msgspec.structs.replace(
             super().hello(),
             logits_width=WIDTH,
-            num_blocks=self.num_blocks,
+            num_blocks=self.setup.config.cache.num_blocks or self.num_blocks - shrunk,
             block_size=self.block_size,
             max_model_len=self.max_model_len,
         )
