@@ -2,7 +2,7 @@
 # Needs Python 3.11 or newer with pip and venv; a C++ compiler makes the CPU path fast but is not required.
 PYTHON ?= python3
 MODEL  ?= smollm2:135m
-PROMPT ?= In one sentence: why do cyclists ride in a paceline?
+PROMPT ?= Explain in two sentences what a bicycle is.
 # A CPU or CUDA build of your choice: make run TORCH='torch==2.13.0 --index-url ...'
 TORCH  ?= torch==2.13.0
 

@@ -25,7 +25,7 @@ def read(located: Located) -> ModelCard:
         bos_id=card.bos_id,
         add_bos=card.add_bos,
         end_ids=card.end_ids,
-        defaults=card.defaults,
+        defaults=(entry.defaults if entry else {}) | card.defaults,
         size_bytes=sum(located.sizes),
         quantization=quantization(located),
         license=card.license or (entry.license if entry else ""),

@@ -36,6 +36,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of a single verified file in our store; empty = whatever the hub repo holds."""
     size: int = 0
     sha256: str = ""
+    defaults: dict[str, float] = {}
+    """Sampling its authors recommend, where its files do not say so themselves."""
 
 
 class _Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
