@@ -20,7 +20,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all tables."""
 
 
-class Server(Section):
+class Server(Section, frozen=True):
     """The HTTP gateway."""
 
     host: str = "127.0.0.1"
@@ -38,7 +38,7 @@ class Server(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Scheduler(Section):
+class Scheduler(Section, frozen=True):
     """Continuous batching."""
 
     max_num_seqs: int = 64
@@ -53,7 +53,7 @@ class Scheduler(Section):
     """0 = eight times the KV pool."""
 
 
-class Cache(Section):
+class Cache(Section, frozen=True):
     """The paged KV cache."""
 
     block_size: int = 16
@@ -68,7 +68,7 @@ class Cache(Section):
     enable_prefix_caching: bool = True
 
 
-class Target(Section):
+class Target(Section, frozen=True):
     """The target model's process."""
 
     device: str = "auto"
@@ -83,7 +83,7 @@ class Target(Section):
     """False hides the compiled kernels and runs the plain torch ones."""
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """Everything a server needs to know."""
 
     model: str = "smollm2:135m"

@@ -1,4 +1,4 @@
-"""The default rule: keep drafts while they equal the target's own draw (coupling by shared Gumbel noise, arXiv 2408.07978).
+"""The default rule: keep drafts while they equal the target's own draw (shared Gumbel noise, arXiv 2408.07978).
 
 The target's token at position i is ``argmax(log p_i + g(seed, i))``, a function of the prefix and the seed alone. So no
 draft can change the text: it can only save a step. With no drafts this is plain sampling; at temperature 0, greedy.

@@ -74,7 +74,7 @@ def test_seeded_sampling_is_the_same_alone_and_in_a_crowd(server: Server, loop: 
     fields: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "top_k": 50, "presence_penalty": 0.3}
     prompt = work[7][0]
     alone = completion(server.url, prompt, seed=1234, max_tokens=40, ignore_eos=True, **fields)
-    crowd = [
+    crowd: list[Any] = [
         lambda p=p, o=o, i=i: completion(server.url, p, seed=i, max_tokens=o, ignore_eos=True, **fields)
         for i, (p, o) in enumerate(work[:31])
     ]
