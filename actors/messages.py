@@ -17,7 +17,14 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ..engine.core.plan import Drafts, RequestOutput, StepPlan, StepResult
-from ..engine.types import ErrorInfo, FinishReason, RequestId, SamplingParams
+from ..engine.types import (
+    ErrorInfo,
+    FinishReason,
+    RequestId,
+    SamplingParams,
+    SpeculationControl,
+    SpeculationStats,
+)
 
 PROTOCOL_VERSION = 1
 
@@ -45,6 +52,8 @@ class Hello(Message, frozen=True):
     max_model_len: int = 0
     detail: dict[str, str] = {}
     """Facts for people: device, dtype, kernels chosen, load seconds."""
+    step_costs: list[tuple[int, float]] = []
+    """Rows of a step and its measured seconds, rows rising; empty where speculation is not configured."""
 
 
 class Heartbeat(Message, frozen=True):
@@ -171,6 +180,9 @@ class Generate(Message, frozen=True):
     cache_salt: str = ""
     timeout_s: float = 600.0
     return_token_ids: bool = False
+    speculation: SpeculationControl | None = None
+    prediction: str = ""
+    """Text the client expects to get."""
 
 
 class AbortCall(Message, frozen=True):
@@ -264,6 +276,8 @@ class TextDelta(Message, frozen=True):
     stop_reason: int | str | None = None
     num_cached: int = 0
     queue_s: float = 0.0
+    speculation: SpeculationStats | None = None
+    """On the last delta, where speculation ran."""
 
 
 # --- tokenizer <-> scheduler ------------------------------------------------------------------------------------------
@@ -284,6 +298,9 @@ class Add(Message, frozen=True):
     """Choice 0 of the same prompt: wait for its prompt to be computed and share the blocks."""
     output_ids: list[int] = []
     deadline_s: float = 600.0
+    speculation: SpeculationControl | None = None
+    prediction_ids: list[int] = []
+    """What the client expects to get, for speculators that look text up."""
 
 
 class Added(Message, frozen=True):

@@ -48,6 +48,50 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     prompt_logprobs: int | None = None
 
 
+class SpeculationControl(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What one request allows the speculators. It never changes the text, only how fast it comes."""
+
+    enabled: bool = True
+    methods: list[str] | None = None
+    """Tried in this order; None = the server's."""
+    max_draft_tokens: int | None = None
+    """None = the server's; 0 = off."""
+    detail: bool = False
+    """Report every step."""
+
+
+class SpeculationStats(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What speculation did for one request. A step counts when at least one draft was verified in it.
+
+    ``acceptance_histogram`` has ``num_spec_tokens + 1`` entries and sums to the steps; entry j counts those in which j
+    drafts were accepted.
+    """
+
+    num_spec_tokens: int
+    """The request's ``max_draft_tokens``."""
+    acceptance_histogram: list[int]
+    num_draft_tokens: int
+    drafted: dict[str, int]
+    """Verified drafts by method."""
+    accepted: dict[str, int]
+    stale_drafts: int = 0
+    ahead_hits: int = 0
+    """Proposals made before an unanswered step was known, of which something was still to verify after it."""
+    ahead_misses: int = 0
+    per_step_accepted: list[int] | None = None
+    per_step_drafted: list[int] | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that verified a draft."""
+        return sum(self.acceptance_histogram)
+
+    @property
+    def num_accepted(self) -> int:
+        """Accepted drafts."""
+        return sum(j * count for j, count in enumerate(self.acceptance_histogram))
+
+
 class RopeScaling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Rotary scaling. ``llama3`` uses all fields; ``linear`` uses ``factor`` only."""
 

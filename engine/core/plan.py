@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..types import ErrorInfo, FinishReason, RequestId, SamplingParams
+from ..types import ErrorInfo, FinishReason, RequestId, SamplingParams, SpeculationStats
 
 DraftDepth: TypeAlias = Mapping[RequestId, int] | int
 """How many drafts each request may have verified this step; an int is for all."""
@@ -32,6 +32,8 @@ class Drafts(msgspec.Struct, frozen=True, array_like=True, tag=True, omit_defaul
     parents: list[int] | None = None
     """None = chain; else index of each draft's parent, -1 = root."""
     source: str = ""
+    confidence: list[float] | None = None
+    """The speculator's own guess that each draft is accepted, given that all before it were."""
 
 
 class NewRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -121,3 +123,5 @@ class RequestOutput(msgspec.Struct, frozen=True, array_like=True, tag=True, omit
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
     error: ErrorInfo | None = None
+    speculation: SpeculationStats | None = None
+    """On the last output, where speculation ran: put there by the scheduler's shell, not by the core."""
