@@ -45,8 +45,7 @@ async def measure(args: argparse.Namespace) -> int:
     watcher = asyncio.create_task(watch(target, samples, args.every))
     replies = await closed_loop(target, calls, args.clients)
     watcher.cancel()
-    busy = [s for s in samples if s.get("paceline_kv_slots_allocated", 0) > 0]
-    waste = [1 - s["paceline_kv_slots_filled"] / s["paceline_kv_slots_allocated"] for s in busy]
+    waste = [s["paceline_kv_waste_ratio"] for s in samples if s.get("vllm:num_requests_running", 0) > 0]
     figures = summary(replies)
     print(f"{figures['requests']:.0f} requests, {figures['errors']:.0f} errors, {figures['output_tok_s']:.0f} tok/s")
     if not waste:
@@ -56,9 +55,9 @@ async def measure(args: argparse.Namespace) -> int:
     print(f"KV waste over {len(waste)} samples: mean {mean:.2%}, p99 {percentile(waste, 99):.2%}")
     await asyncio.sleep(2.5)
     end = await gauges(target)
-    free, cached, total = (end[f"paceline_kv_blocks_{k}"] for k in ("free", "cached", "total"))
-    lost = total - free - cached
-    print(f"afterwards: {free:.0f} blocks free + {cached:.0f} cached of {total:.0f}; {lost:.0f} lost")
+    free, total = end["paceline_kv_blocks_free"], end["paceline_kv_blocks_total"]
+    lost = total - free
+    print(f"afterwards: {free:.0f} blocks free or cached of {total:.0f}; {lost:.0f} lost")
     if args.out:
         save(args.out, {"waste": waste, "mean": mean, "lost": lost, "load": figures})
     return int(lost != 0 or figures["errors"] > 0)
