@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from . import plugins
 from .errors import ConfigError
 
 
@@ -83,6 +84,23 @@ class Target(Section, frozen=True):
     """False hides the compiled kernels and runs the plain torch ones."""
 
 
+class Speculation(Section, frozen=True):
+    """Drafts for the target to verify. The table ``[speculation.<method>]`` is that method's own ``Config``."""
+
+    methods: list[str] = []
+    """Speculators, tried in order for each request; none = off. A name with dots is a module from outside."""
+    rule: str = "coupled"
+    """Which drafts are accepted; a plug-in of ``spec_decode/rules``."""
+    policy: Literal["goodput", "fixed", "table"] = "goodput"
+    """Who gets how many drafts: by measured gain, always ``max_draft_tokens``, or by ``table``."""
+    max_draft_tokens: int = 8
+    """For a request and step."""
+    table: list[tuple[int, int, int]] = []
+    """policy table: [least, most running requests, drafts], first match; 0 drafts where none matches."""
+    settings: dict[str, dict[str, Any]] = {}
+    """By method, what its own table says. In TOML these are the tables themselves."""
+
+
 class Config(Section, frozen=True):
     """Everything a server needs to know."""
 
@@ -92,6 +110,7 @@ class Config(Section, frozen=True):
     scheduler: Scheduler = Scheduler()
     cache: Cache = Cache()
     target: Target = Target()
+    speculation: Speculation = Speculation()
 
 
 _LEAST: dict[str, float] = {
@@ -111,13 +130,16 @@ _LEAST: dict[str, float] = {
     "cache.memory_fraction": 0.01,
     "target.max_model_len": 0,
     "target.num_threads": 0,
+    "speculation.max_draft_tokens": 0,
 }
 _MOST: dict[str, float] = {
     "server.port": 65535,
     "scheduler.max_in_flight": 2,
     "cache.block_size": 256,
     "cache.memory_fraction": 0.95,
+    "speculation.max_draft_tokens": 64,
 }
+_SPECULATORS, _RULES = "spec_decode.speculators", "spec_decode.rules"
 
 
 def load(
@@ -145,6 +167,7 @@ def load(
         except RecursionError as e:
             raise ConfigError(f"{path}: nested too deeply; a config has tables of keys and nothing deeper") from e
     where = _Locator(str(path) if path is not None else "config", text)
+    _gather_settings(tree)
     _check_keys(Config, tree, (), where)
     for key, value, source in _overrides(overrides, os.environ if environ is None else environ):
         _set(tree, key, value, source)
@@ -174,6 +197,7 @@ def check(config: Config, where: "_Locator | None" = None) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.target.device):
         key = where.at(["target", "device"])
         raise ConfigError(f"{key}target.device = {config.target.device!r}: use auto, cpu, cuda or cuda:N")
+    _check_speculation(config.speculation, where)
 
 
 def parse_value(text: str) -> Any:
@@ -197,8 +221,8 @@ class _Locator:
         current = ""
         for number, line in enumerate(self.lines, 1):
             if m := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
-                current = m[1]
-                if not tables and current.split(".")[0] == key:
+                current = m[1].replace('"', "").replace("'", "")
+                if current == f"{header}.{key}" or (not tables and current.split(".")[0] == key):
                     return f"{self.name}:{number}: "
             elif current == header and re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", line):
                 return f"{self.name}:{number}: "
@@ -216,6 +240,63 @@ def _check_keys(struct: type[msgspec.Struct], tree: Mapping[str, Any], path: tup
         sub = fields[key]
         if isinstance(sub, type) and issubclass(sub, msgspec.Struct) and isinstance(value, dict):
             _check_keys(sub, value, (*path, key), where)
+
+
+def _gather_settings(tree: dict[str, Any]) -> None:
+    """Move the tables of methods under ``speculation.settings``: their keys are not this file's business."""
+    section = tree.get("speculation")
+    if not isinstance(section, dict):
+        return
+    known = {f.name for f in msgspec.structs.fields(Speculation)} - {"settings"}
+    settings = {name: section.pop(name) for name in [*section] if name not in known and isinstance(section[name], dict)}
+    if settings:
+        section["settings"] = settings
+
+
+def _check_speculation(section: Speculation, where: "_Locator") -> None:
+    """Methods and rule exist, and each method's table fits its ``Config``."""
+    for index, name in enumerate(section.methods):
+        if name in section.methods[:index]:
+            raise ConfigError(f"{where.at(['speculation', 'methods'])}speculation.methods names {name} twice")
+        method_config(section, name, where)
+    for name in section.settings:
+        if name not in section.methods:
+            method_config(section, name, where)
+    try:
+        plugins.load(_RULES, section.rule)
+    except LookupError as e:
+        raise ConfigError(f"{where.at(['speculation', 'rule'])}speculation.rule: {e}") from e
+    if (section.policy == "table") != bool(section.table):
+        key = where.at(["speculation", "policy"])
+        raise ConfigError(f'{key}speculation.policy = "{section.policy}": only "table" takes a table, and needs one')
+    for least, most, drafts in section.table:
+        if not 1 <= least <= most or not 0 <= drafts <= section.max_draft_tokens:
+            raise ConfigError(
+                f"{where.at(['speculation', 'table'])}speculation.table has [{least}, {most}, {drafts}]: must be "
+                "[least, most, drafts] with 1 <= least <= most and 0 <= drafts <= max_draft_tokens"
+            )
+
+
+def method_config(section: Speculation, name: str, where: "_Locator | None" = None) -> msgspec.Struct:
+    """The ``Config`` of a speculator, from its own table.
+
+    Raises:
+        ConfigError: no such speculator, or a key or value that it does not take.
+    """
+    where = where or _Locator("config", "")
+    table = section.settings.get(name, {})
+    listed = "methods" if name in section.methods else name
+    try:
+        struct = plugins.load(_SPECULATORS, name).Config
+    except LookupError as e:
+        raise ConfigError(f"{where.at(['speculation', listed])}speculation.{listed}: {e}") from e
+    _check_keys(struct, table, ("speculation", name), where)
+    try:
+        return msgspec.convert(table, struct)
+    except msgspec.ValidationError as e:
+        text, _, path = str(e).partition(" - at `$")
+        keys = ["speculation", name, *(k for k in re.split(r"[.\[\]`]+", path) if k)]
+        raise ConfigError(f"{where.at(keys)}{'.'.join(keys)}: {text[0].lower()}{text[1:]}") from e
 
 
 def _overrides(items: Iterable[str], environ: Mapping[str, str]) -> Iterable[tuple[str, Any, str]]:
@@ -237,6 +318,7 @@ def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
     for part in parts[:-1]:
         leaf = leaf.setdefault(part, {})
     leaf[parts[-1]] = value
+    _gather_settings(probe)
     try:
         _check_keys(Config, probe, (), _Locator("", ""))
         msgspec.convert(probe, Config)
@@ -245,6 +327,8 @@ def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
     except msgspec.ValidationError as e:
         raise ConfigError(f"{source}: {_convert_message(e, _Locator('', ''))}") from e
     node = tree
+    if "settings" in probe.get("speculation", {}):
+        parts.insert(1, "settings")
     for part in parts[:-1]:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):

@@ -86,3 +86,32 @@ def test_missing_file_bad_bytes_and_deep_nesting(tmp_path: Path) -> None:
 def test_bad_override_is_named(item: str) -> None:
     with pytest.raises(ConfigError, match="-s "):
         config.load(overrides=[item], environ={})
+
+
+def test_speculation_is_off_by_default_and_methods_keep_their_own_tables(tmp_path: Path) -> None:
+    assert config.load(environ={}).speculation.methods == []
+    text = '[speculation]\nmethods = ["suffix"]\n[speculation.suffix]\nmax_depth = 12\n'
+    section = config.load(write(tmp_path, text), ["speculation.suffix.max_factor=2.0"], {}).speculation
+    assert section.settings == {"suffix": {"max_depth": 12, "max_factor": 2.0}}
+    assert config.method_config(section, "suffix").max_depth == 12  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('[speculation]\nmethods = ["sufix"]\n', ":2: speculation.methods: no speculators plug-in named 'sufix'; did you"),
+        ('[speculation]\nmethods = ["no.such"]\n', ":2: speculation.methods: plug-in module 'no.such' cannot be imported"),
+        ('[speculation]\nmethods = ["ngram", "ngram"]\n', ":2: speculation.methods names ngram twice"),
+        ("[speculation.sufix]\nmax_depth = 3\n", ":1: speculation.sufix: no speculators plug-in named"),
+        ("[speculation.suffix]\nmax_dept = 3\n", ':2: unknown key "max_dept" in [speculation.suffix]; did you mean "max_'),
+        ('[speculation.suffix]\nmax_depth = "x"\n', ":2: speculation.suffix.max_depth: expected `int`, got `str`"),
+        ("[speculation.suffix]\nmax_depth = 1\n", "speculation.suffix: max_depth = 1"),
+        ("[speculation]\nmax_draft_token = 3\n", ':2: unknown key "max_draft_token" in [speculation]; did you mean'),
+        ("[speculation]\nmax_draft_tokens = 65\n", ":2: speculation.max_draft_tokens = 65: must be at most 64"),
+        ('[speculation]\nrule = "couple"\n', ":2: speculation.rule: no rules plug-in named 'couple'; did you mean"),
+        ('[speculation]\npolicy = "table"\n', ':2: speculation.policy = "table": only "table" takes a table'),
+        ('[speculation]\npolicy = "table"\ntable = [[2, 1, 1]]\n', ":3: speculation.table has [2, 1, 1]: must be"),
+    ],
+)
+def test_speculation_faults_name_line_and_neighbour(tmp_path: Path, text: str, part: str) -> None:
+    assert part in refusal(tmp_path, text)

@@ -51,8 +51,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if not 0 < self.max_factor <= 64 or not 0 <= self.min_token_prob <= 1:
             raise ValueError(
-                f"max_factor = {self.max_factor:g} and min_token_prob = {self.min_token_prob:g}: must be above 0 and at "
-                "most 64, and 0 to 1"
+                f"max_factor = {self.max_factor:g} and min_token_prob = {self.min_token_prob:g}: must be above 0 and "
+                "at most 64, and 0 to 1"
             )
         if not 1024 <= self.global_tokens <= 1 << 26:
             raise ValueError(f"global_tokens = {self.global_tokens}: must be 1024 to {1 << 26}")
