@@ -9,8 +9,8 @@ import torch
 
 TARGET, ACCEPT, RESIDUAL, DRAFT, SIBLING = range(5)
 """Streams: the target's own draws (window 0; shared with a drafter only under the coupled rule), the accept tests, the
-next token behind a refusal, drafts drawn from q, and from SIBLING on the j-th child of a tree's node. The window of all
-but TARGET is the number of committed tokens when the step (or the draft) was made."""
+next token behind a refusal, drafts drawn from q, and SIBLING + j the test of the j-th child of a tree's node. The window
+of all but TARGET is the number of committed tokens when the step (or the draft) was made."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -31,6 +31,16 @@ def exponentials(
     groups = torch.arange(-(-size // 4), device=seeds.device)
     keys = (seeds.unsqueeze(1), positions.unsqueeze(1), stream, windows.unsqueeze(1))
     return exponential(words(groups, *keys).flatten(1)[:, :size])
+
+
+def race(
+    weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor, stream: int, windows: torch.Tensor
+) -> torch.Tensor:
+    """Ids int64 [S] drawn in proportion to weights fp64 [S, V]: the least exponential / weight wins, the lowest of equals.
+
+    The keys are int64 [S]. A row without a positive weight has no defined result.
+    """
+    return (exponentials(seeds, positions, stream, windows, weights.shape[1]) / weights).argmin(-1)
 
 
 def exponential(word: torch.Tensor) -> torch.Tensor:

@@ -171,6 +171,27 @@ def _sample() -> Iterator[Case]:
         yield Case(f"{s}x{v}", make)
 
 
+def _verify() -> Iterator[Case]:
+    for rule in ("token", "block"):
+        for depths, v, m in (([], 5, 1), ([0, 0], 7, 2), ([1], 1, 1), ([3, 0, 1, 4], 9, 5), ([2] * 40, 63, 7), ([5], 32003, 64)):
+
+            def make(rule: str = rule, depths: list[int] = depths, v: int = v, m: int = m) -> tuple[Any, ...]:
+                g = torch.Generator().manual_seed(v)
+                s = len(depths) + sum(depths)
+                logits = torch.randn(s, v, generator=g)
+                logits[:, 3::4] = -torch.inf
+                q_ids = torch.rand(s, v, generator=g).argsort(-1)[:, :m]
+                weights = torch.rand(s, m, generator=g)
+                weights[:, m // 2 + 1 :] = 0.0  # unused
+                drafts = q_ids.gather(1, torch.multinomial(weights, 1, generator=g))[:, 0] if s else q_ids[:, 0]
+                drafts[torch.tensor([d + 1 for d in depths], dtype=torch.int64).cumsum(0) - 1] = -1
+                positions = torch.cat([torch.arange(d + 1) + 10 * r for r, d in enumerate(depths)] or [drafts])
+                temperature = torch.cat([torch.full((d + 1,), float(r % 3 > 0)) for r, d in enumerate(depths)] or [weights[:, 0]])
+                return logits, temperature, torch.arange(s) * 17 - 5, positions, drafts, q_ids, weights, rule
+
+            yield Case(f"{rule} {depths[:5]}x{v}/{m}", make)
+
+
 _GRIDS = {
     "rms_norm": _rms_norm,
     "rope": _rope,
@@ -179,4 +200,5 @@ _GRIDS = {
     "silu_mul": _silu_mul,
     "linear_int8": _linear_int8,
     "sample": _sample,
+    "verify": _verify,
 }

@@ -57,7 +57,7 @@ def thresholds(p: Sequence[Law], q: Sequence[Law], drafts: Sequence[int], rule: 
 
 
 def count(chances: Sequence[Fraction], u: Sequence[Fraction], rule: str) -> int:
-    """Drafts accepted, where draft i passes if u_i <= h_i: those before the first failure; block: up to the last pass."""
+    """Drafts accepted; i passes if u_i <= h_i. Token takes those before the first failure, block all up to the last pass."""
     passed = [a <= b for a, b in zip(u, chances, strict=True)]
     if rule == "token":
         return passed.index(False) if False in passed else len(passed)
@@ -147,7 +147,7 @@ def plain_law(target: Model, length: int) -> dict[Text, Fraction]:
 
 
 def sibling_chance(rest: Law, proposal: Law, child: int) -> Fraction:
-    """The chance that a child drawn from ``proposal`` stands; ``rest`` is what its elder siblings left of the target."""
+    """The chance that a child drawn from ``proposal`` stands; ``rest`` is what elder siblings left of the target."""
     return min(ONE, rest[child] / proposal[child])
 
 

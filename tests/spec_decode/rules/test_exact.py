@@ -164,12 +164,12 @@ def no_sibling_residual(rest: er.Law, proposal: er.Law) -> er.Law:
     return rest
 
 
-def whole_proposal(rest: er.Law, proposal: er.Law, child: int) -> Fraction:
-    """As if a child had been drawn with its refused sibling still in the urn."""
+def half_proposal(rest: er.Law, proposal: er.Law, child: int) -> Fraction:
+    """A child tested with another proposal than the one it was drawn from."""
     return min(er.ONE, rest[child] / (proposal[child] / 2))
 
 
-@pytest.mark.parametrize(("name", "mutation"), [("excess", no_sibling_residual), ("sibling_chance", whole_proposal)])
+@pytest.mark.parametrize(("name", "mutation"), [("excess", no_sibling_residual), ("sibling_chance", half_proposal)])
 def test_a_mutated_sibling_rule_changes_the_law(name: str, mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not sibling_errors()
     monkeypatch.setattr(er, name, mutation)

@@ -1,0 +1,134 @@
+"""Rejection rules over all rows at once: q stays sparse, and only rows that refuse a draft get weights and noise.
+
+Outside the support of q everything cancels: [rho p - q] sums to rho less what p and q overlap, and the residual is p but
+for at most M ids. In a race an id can win only if its weight is not too small for the span of the noise, so that most of a
+vocabulary needs none.
+"""
+
+import torch
+
+from .. import noise
+from ..dispatch import backend
+from ..native import load
+
+why_not = load.why_not
+
+_REACH = 2.0**-38
+"""Weights below this share of the row's largest never win: exponentials lie between 2**-33 and 33 * log(2) < 2**4.6."""
+_MOST_ELEMENTS = 1 << 18
+"""Rows of logits are read in slices of about this many, which stay in a core's cache."""
+
+
+def run(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    seeds: torch.Tensor,
+    positions: torch.Tensor,
+    draft_ids: torch.Tensor,
+    q_ids: torch.Tensor,
+    q_weights: torch.Tensor,
+    rule: str,
+) -> torch.Tensor:
+    """See ``ops.verify``."""
+    sample = backend("sample", logits)
+    last = torch.nonzero(draft_ids < 0).flatten()
+    drafted = torch.nonzero(draft_ids >= 0).flatten()
+    if not len(drafted):
+        token = sample(logits, temperature, seeds, positions)
+        return torch.stack([torch.zeros_like(token), token], dim=1)
+    first = torch.cat([last.new_zeros(1), last[:-1] + 1])
+    windows = positions[first].repeat_interleave(last - first + 1)
+    support = q_ids[drafted]
+    q = q_weights[drafted].double()
+    q /= q.sum(-1, keepdim=True)
+    p, normaliser = _laws(logits, temperature, drafted, support)
+    hit = support == draft_ids[drafted].unsqueeze(1)
+    u = noise.uniforms(seeds[drafted], positions[drafted], noise.ACCEPT, windows[drafted])
+    num, scale = _judge(p, q, hit, u, last - first, rule)
+
+    at = first + num
+    from_rest = (at < last) & (temperature[at] > 0)  # greedy: what a refusal leaves of a sure law is that law
+    token = torch.empty_like(at)
+    whole, rest = torch.nonzero(~from_rest).flatten(), torch.nonzero(from_rest).flatten()
+    places = at[whole]
+    token[whole] = sample(logits[places], temperature[places], seeds[places], positions[places])
+    for rows in rest.split(max(1, _MOST_ELEMENTS // logits.shape[1])):
+        places = at[rows]
+        d = torch.searchsorted(drafted, places)  # index among the drafts
+        weights = _residual(logits[places], normaliser[d], support[d], q[d] / scale[rows].unsqueeze(1))
+        token[rows] = _race(weights, seeds[places], positions[places], windows[places])
+    return torch.stack([num, token], dim=1)
+
+
+def _laws(
+    logits: torch.Tensor, temperature: torch.Tensor, drafted: torch.Tensor, support: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The target's chances fp64 [D, M] of the ids in ``support`` at the D drafted places, and log-sum-exp fp64 [D]."""
+    p, normaliser = [], []
+    size = max(1, _MOST_ELEMENTS // logits.shape[1])
+    for places, ids in zip(drafted.split(size), support.split(size), strict=True):
+        x = logits[places]
+        best, mode = x.max(-1, keepdim=True)
+        total = (x - best).exp_().sum(-1, dtype=torch.float64).log() + best[:, 0].double()
+        sampled = (x.gather(1, ids).double() - total.unsqueeze(1)).exp()
+        p.append(torch.where(temperature[places].unsqueeze(1) > 0, sampled, (ids == mode).double()))
+        normaliser.append(total)
+    return torch.cat(p), torch.cat(normaliser)
+
+
+def _judge(
+    p: torch.Tensor, q: torch.Tensor, hit: torch.Tensor, u: torch.Tensor, depths: torch.Tensor, rule: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many drafts of each row stand, int64 [R], and what p is multiplied by behind them, fp64 [R].
+
+    p, q fp64 [D, M] on the support of q, ``hit`` where it is the draft itself, u fp64 [D], depths int64 [R].
+    """
+    p_draft, q_draft = p.where(hit, 0.0).amax(-1), q.where(hit, 0.0).sum(-1)
+    ratio = torch.where(q_draft > 0, p_draft / q_draft, 0.0)  # a draft that its drafter could not have said is refused
+    columns = torch.arange(int(depths.max()), device=u.device)
+    present = columns < depths.unsqueeze(1)
+    index = (depths.cumsum(0) - depths).unsqueeze(1) + columns
+    index = index.clamp(max=len(u) - 1)  # [R, K] into the drafts, row by row
+    ratio, u = ratio[index], u[index]
+    if rule == "token":
+        return ((u < ratio) & present).long().cumprod(-1).sum(-1), torch.ones_like(depths, dtype=torch.float64)
+    rho = torch.ones_like(depths, dtype=torch.float64)
+    num, scale = torch.zeros_like(depths), rho
+    for j in columns.tolist():
+        rho = (rho * ratio[:, j]).clamp(max=1.0)
+        chance = rho
+        if j + 1 < len(columns):
+            behind = index[:, j + 1]
+            overlap = torch.minimum(rho.unsqueeze(1) * p[behind], q[behind]).sum(-1)
+            chance = torch.where(j + 1 < depths, _pass_chance(rho, (rho - overlap).clamp(min=0.0)), rho)
+        passed = (u[:, j] <= chance) & present[:, j]
+        num, scale = torch.where(passed, j + 1, num), torch.where(passed, rho, scale)
+    return num, scale
+
+
+def _pass_chance(rho: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """h_i of the block rule: mass / (mass + 1 - rho), where 0 / 0 is 1."""
+    below = mass + 1.0 - rho
+    return torch.where(below > 0, mass / below, 1.0)
+
+
+def _residual(
+    logits: torch.Tensor, normaliser: torch.Tensor, support: torch.Tensor, q: torch.Tensor
+) -> torch.Tensor:
+    """[p - q] cut off at 0, fp32 [n, V] and not normalised; p itself where nothing is left. q fp64 [n, M] on ``support``."""
+    p = (logits - normaliser.float().unsqueeze(1)).exp_()
+    rest = p.scatter_add(1, support, -q.float()).clamp_(min=0.0)
+    return torch.where(rest.amax(-1, keepdim=True) > 0, rest, p)
+
+
+def _race(
+    weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor, windows: torch.Tensor
+) -> torch.Tensor:
+    """``noise.race`` of the RESIDUAL stream over fp32 weights [n, V], with noise for groups of four ids that can win."""
+    groups = torch.nn.functional.pad(weights, (0, -weights.shape[1] % 4)).unflatten(1, (-1, 4))
+    most = groups.amax(-1)
+    rows, group = torch.nonzero(most > most.amax(-1, keepdim=True) * _REACH, as_tuple=True)
+    words = noise.words(group, seeds[rows], positions[rows], noise.RESIDUAL, windows[rows])
+    times = torch.full(groups.shape, torch.inf, dtype=torch.float64)
+    times[rows, group] = noise.exponential(words) / groups[rows, group]
+    return times.flatten(1).argmin(-1)
