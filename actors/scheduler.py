@@ -4,6 +4,8 @@ Messages change the core at once; planning waits until the inbox is empty, so th
 planned together. Plans go to the target before outputs go to the tokenizer, because the device must not wait for text.
 Outputs that the tokenizer has no room for are kept, and no further plan is made until they are gone.
 
+Speculation, where it is configured, is asked before each plan what it has to offer; all it knows is in ``Proposer``.
+
 It decides nothing about requests, and knows no text.
 """
 
@@ -18,8 +20,11 @@ from anyio.abc import TaskStatus
 from ..engine.core.limits import CoreConfig
 from ..engine.core.plan import Drafts, RequestOutput, StepPlan, StepResult
 from ..engine.core.scheduler import Scheduler
-from ..engine.errors import PacelineError, UnavailableError
+from ..engine.core.stats import CoreStats
+from ..engine.errors import InvalidRequestError, PacelineError, UnavailableError
 from ..engine.types import ErrorInfo, RequestId
+from ..spec_decode.proposer import Proposer
+from . import speculation
 from .actor import Actor, Setup
 from .mailbox import Mailbox, MailboxFull
 from .messages import Abort, ActorLost, Add, Added, Drain, Hello, Refused, Stats
@@ -50,6 +55,8 @@ class SchedulerActor(Actor):
         super().__init__(setup, mailbox)
         self.core: Scheduler | None = None
         """None until the first target has told its sizes."""
+        self._proposer: Proposer | None = None
+        """None where no speculator is configured."""
         self._target: str | None = None
         self._target_epoch = -1
         self._lost_s = 0.0
@@ -77,7 +84,7 @@ class SchedulerActor(Actor):
             case Abort():
                 self._abort(message.request_id)
             case Drafts() if self.core is not None:
-                self.core.offer(message)
+                self._offer(self.core, message)
             case Hello():
                 self._meet(sender, message)
             case ActorLost():
@@ -101,6 +108,8 @@ class SchedulerActor(Actor):
 
     def _add(self, core: Scheduler, sender: str, add: Add, arrived_s: float) -> None:
         try:
+            if self._proposer is not None and (fault := self._proposer.check_control(add.speculation)):
+                raise InvalidRequestError(fault, param="speculation.methods")
             core.add(
                 add.request_id,
                 add.prompt_ids,
@@ -118,6 +127,16 @@ class SchedulerActor(Actor):
             self._tell(sender, Refused(add.request_id, e.info()))
             return
         self._live[add.request_id] = _Live(len(add.prompt_ids))
+        if self._proposer is not None:
+            self._proposer.open(
+                add.request_id,
+                add.prompt_ids,
+                add.params,
+                output_ids=add.output_ids,
+                cache_salt=add.cache_salt,
+                control=add.speculation,
+                prediction=add.prediction_ids,
+            )
         if not self._tell(sender, Added(add.request_id)):
             self._abort(add.request_id)
 
@@ -141,7 +160,15 @@ class SchedulerActor(Actor):
             return  # of a plan that was voided
         plan = self._open.pop(0)
         self._sample("step_time", result.elapsed_s)
-        self._give(self.core.apply(plan, result))
+        outputs = self.core.apply(plan, result)
+        if self._proposer is not None:
+            self._proposer.applied(plan, result, outputs)
+        self._give(outputs)
+
+    def _offer(self, core: Scheduler, drafts: Drafts) -> None:
+        left = core.offer(drafts)
+        if self._proposer is not None:
+            self._proposer.landed(drafts, left)
 
     # --- the target comes and goes ------------------------------------------------------------------------------------
 
@@ -163,6 +190,7 @@ class SchedulerActor(Actor):
             self.core = None
         if self.core is None:
             self.core = Scheduler(sizes)
+            self._proposer = speculation.build(self.setup.config, sizes, hello.step_costs)
         self._target, self._target_epoch = sender, hello.epoch
         held, self._held = self._held, {}
         for tokenizer, add, arrived_s in held.values():
@@ -180,6 +208,8 @@ class SchedulerActor(Actor):
 
     def _forget(self) -> None:
         self._open.clear()
+        if self._proposer is not None:
+            self._proposer.forget_plans()
         if self.core is not None:
             self._count("requests_replayed", self.core.stats().num_running)
             self.core.forget_kv()
@@ -235,17 +265,25 @@ class SchedulerActor(Actor):
             return
         if self._outputs and not self._flush():
             return
-        while (plan := self.core.schedule(now_s)) is not None:
+        while (plan := self._next_plan(self.core, now_s)) is not None:
             self.mailbox.send(self._target, plan)
             self._open.append(plan)
+            if self._proposer is not None:
+                self._proposer.sent(plan)
             self._sample("iteration_tokens_total", sum(r.num_tokens + len(r.draft_ids) for r in plan.rows))
         self._give(self.core.take_outputs())
 
+    def _next_plan(self, core: Scheduler, now_s: float) -> StepPlan | None:
+        if self._proposer is None:
+            return core.schedule(now_s)
+        for drafts in self._proposer.propose():
+            self._offer(core, drafts)
+        depths = self._proposer.depths()
+        return None if self._proposer.waits(depths) else core.schedule(now_s, depths)
+
     def _give(self, outputs: list[RequestOutput]) -> None:
         """Count outputs and put them up for sending."""
-        for output in outputs:
-            self._book(output)
-        self._outputs += outputs
+        self._outputs += [self._book(output) for output in outputs]
 
     def _flush(self) -> bool:
         """Send what is up for sending; whether nothing is left."""
@@ -259,10 +297,11 @@ class SchedulerActor(Actor):
 
     # --- counting -----------------------------------------------------------------------------------------------------
 
-    def _book(self, output: RequestOutput) -> None:
+    def _book(self, output: RequestOutput) -> RequestOutput:
+        """Count an output; it comes back with what speculation did, where that is to be told."""
         live = self._live.get(output.request_id)
         if live is None:
-            return
+            return output
         counts = self._counts
         if not live.started:
             live.started = True
@@ -272,6 +311,10 @@ class SchedulerActor(Actor):
         if output.finish_reason is not None:
             del self._live[output.request_id]
             self._count(f"request_success/{output.finish_reason}")
+        if self._proposer is None:
+            return output
+        report = self._proposer.report(output.request_id, is_last=output.finish_reason is not None)
+        return output if report is None else msgspec.structs.replace(output, speculation=report)
 
     def _count(self, key: str, amount: float = 1) -> None:
         self._counts[key] = self._counts.get(key, 0) + amount
@@ -310,12 +353,27 @@ class SchedulerActor(Actor):
             "num_preemptions": core.num_preemptions,
         }
         samples, self._samples = self._samples, {}
+        if self._proposer is not None:
+            values |= _drafts_of(core) | self._proposer.tally.values
+            samples |= self._proposer.tally.take_samples()
         return Stats(self.name, self.epoch, values | self._counts, samples)
 
     async def drain(self) -> None:
         """Wait until every request has ended and its output is sent."""
         while self._live or self._outputs:
             await anyio.sleep(0.02)
+
+
+def _drafts_of(core: CoreStats) -> dict[str, float]:
+    """The core's counts of drafts, which know no method."""
+    values: dict[str, float] = {
+        "spec_decode_num_drafts": core.num_drafts,
+        "spec_decode_num_draft_tokens": core.num_draft_tokens,
+        "spec_decode_num_accepted_tokens": core.num_accepted_tokens,
+    }
+    for position, num in enumerate(core.num_accepted_by_position):
+        values[f"spec_decode_num_accepted_tokens_per_pos/{position}"] = num
+    return values | {f"spec_stale_drafts/{reason}": num for reason, num in core.num_stale_drafts.items()}
 
 
 _POLICIES = (

@@ -58,6 +58,8 @@ class SpeculationControl(msgspec.Struct, frozen=True, array_like=True, omit_defa
     """None = the server's; 0 = off."""
     detail: bool = False
     """Report every step."""
+    always_report: bool = False
+    """Report with every output: the receiver may end the request itself, at a stop string."""
 
 
 class SpeculationStats(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):

@@ -123,10 +123,13 @@ class Scheduler:
         """When ``schedule`` should be called at the latest although nothing happens."""
         return self._deadlines.next_s(self._requests)
 
-    def offer(self, drafts: Drafts) -> None:
+    def offer(self, drafts: Drafts) -> list[int]:
         """Drafts for a request, to wait for its next step in place of earlier ones. Stale ones are counted and dropped.
 
         Drafts that break the rules end all use of their source for that request, and nothing else.
+
+        Returns:
+            The chain that waits behind the committed tokens; [] = dropped.
         """
         request = self._requests.get(drafts.request_id)
         if request is None:
@@ -143,6 +146,8 @@ class Scheduler:
                 self._counters.stale("diverged")
         else:
             request.drafts = drafts
+            return left
+        return []
 
     # --- decide and reserve -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,383 @@
+"""Speculators inside the scheduler process, around the core: who is asked, what was offered, what came of it. No torch.
+
+The shell calls, round by round::
+
+    apply a result -> applied()   committed tokens, accepted drafts
+    before a plan  -> propose()   drafts for core.offer, then landed() for what the core kept
+                      depths()    who gets how many, by the policy
+                      waits()     True = plan nothing before the unanswered plan is answered
+    send the plan  -> sent()
+
+**Two plans in flight.** A request with drafts is certain of nothing until they are answered, so it cannot stand in a
+second plan; and if others went on without it, it would be left out of every other step. So while drafts are being
+verified, or are about to be, no plan is made ahead. While no draft is worth it, plans are made ahead as without
+speculation. Drafts are looked for when a result arrives although the next step already runs: then their first token is
+that step's, to be checked like any other, and the rest waits for it.
+
+Nobody else writes here; the core never hears of methods, and the text does not depend on anything in this file.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from ..engine.core.plan import Drafts, RequestOutput, StepPlan, StepResult
+from ..engine.types import RequestId, SamplingParams, SpeculationControl, SpeculationStats
+from .adapt import NONE, Depths, Load, Offer, Policy
+from .base import Outcome, ProposeReq, Speculator, StepBudget
+from .live import Live, Method
+from .rates import MethodRates, RequestRates
+from .step_costs import StepCosts
+from .tally import RequestTally, Tally
+
+log = logging.getLogger(__name__)
+
+_OVERHEAD_WEIGHT = 0.05
+_MOST_OVERHEAD_S = 0.02
+"""A longer pause between two steps is not ours: nothing was to do."""
+
+
+_T = TypeVar("_T")
+
+
+class Proposer:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        policy: Policy,
+        costs: StepCosts,
+        max_draft_tokens: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._methods = list(methods)
+        self._policy = policy
+        self._costs = costs
+        self._most = max_draft_tokens
+        self._clock = clock
+        self._live: dict[RequestId, Live] = {}
+        self._rates = {method.name: MethodRates(max_draft_tokens) for method in methods}
+        self._ready: dict[RequestId, Live] = {}  # committed something since they were last asked for
+        self._offering: dict[RequestId, Live] = {}  # have waiting drafts
+        self._num_started = 0
+        self._num_prompt_rows = 0
+        self._num_verifying = 0  # unanswered plans with drafts
+        self._num_open = 0
+        self._applied_s = 0.0
+        self._sent_s = 0.0
+        self._turn_s = 0.0
+        self._was_alone = False
+        self._overhead_s = 0.0
+        self.tally = Tally([method.name for method in methods], max_draft_tokens)
+
+    # --- requests come and go -----------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        request_id: RequestId,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        output_ids: Sequence[int] = (),
+        cache_salt: str = "",
+        control: SpeculationControl | None = None,
+        prediction: Sequence[int] = (),
+    ) -> None:
+        """The core took a request."""
+        control = control or SpeculationControl()
+        live = Live(request_id, [*prompt_ids, *output_ids], params, params.max_tokens - len(output_ids))
+        live.salt, live.prediction = cache_salt, list(prediction)
+        most = self._most if control.max_draft_tokens is None else min(control.max_draft_tokens, self._most)
+        if control.enabled and most > 0:
+            named = [method.name for method in self._methods] if control.methods is None else control.methods
+            live.methods = [method for name in named for method in self._methods if method.name == name]
+            live.most = most if live.methods else 0
+        if live.most:
+            live.tally = RequestTally(live.most, detail=control.detail)
+            live.always_report = control.always_report
+        else:
+            live.prompt = []
+        self._live[request_id] = live
+        if live.most and self._policy.wants_drafts:
+            self._begin(live)
+
+    def check_control(self, control: SpeculationControl | None) -> str | None:
+        """Why a request's wish cannot be granted; None = it can."""
+        known = [method.name for method in self._methods]
+        unknown = [name for name in (control.methods or ()) if name not in known] if control else []
+        if unknown:
+            return f"speculation.methods names {unknown[0]!r}; this server has {', '.join(known)}"
+        return None
+
+    def report(self, request_id: RequestId, *, is_last: bool) -> SpeculationStats | None:
+        """What speculation did for a request, where an output is to tell it; the last one ends the request here."""
+        live = self._live.get(request_id)
+        if live is None:
+            return None
+        if is_last:
+            self._close(live)
+        if live.tally is None or not (is_last or live.always_report):
+            return None
+        return live.tally.report()
+
+    def _close(self, live: Live) -> None:
+        del self._live[live.request_id]
+        self._ready.pop(live.request_id, None)
+        self._offering.pop(live.request_id, None)
+        self._num_started -= live.started
+        if live.has_begun:
+            self._observe([live])
+            for method in live.methods:
+                self._guard(method, lambda s: s.close(live.request_id), None)
+
+    def forget_plans(self) -> None:
+        """The target is gone: no unanswered plan will be answered, and every request begins another epoch."""
+        self._num_verifying = self._num_open = 0
+        for live in self._live.values():
+            live.in_flight = 0
+            live.verifying = None
+            self._drop(live)
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def applied(self, plan: StepPlan, result: StepResult, outputs: Sequence[RequestOutput]) -> None:
+        """``core.apply`` gave ``outputs``, in the order of the plan's rows. Those that end stay until ``close``."""
+        self._applied_s = self._clock()
+        self._learn(plan, result)
+        left = iter(outputs)
+        output = next(left, None)
+        for row, row_result in zip(plan.rows, result.rows, strict=True):
+            live = self._live.get(row.request_id)
+            answered = output if output is not None and output.request_id == row.request_id else None
+            if answered is not None:
+                output = next(left, None)
+            if live is None:
+                continue
+            if row.yields:
+                live.in_flight = max(0, live.in_flight - 1)
+            if answered is not None:
+                if live.verifying is not None and row.draft_ids and row_result.error is None:
+                    self._verified(live, live.verifying, len(row.draft_ids), row_result.num_accepted)
+                self._commit(live, row.epoch, answered.token_ids)
+
+    def _verified(
+        self, live: Live, of: tuple[RequestRates, str, list[float] | None], num_drafts: int, num_accepted: int
+    ) -> None:
+        rates, method, confidence = of
+        live.verifying = None
+        rates.observe(num_drafts, num_accepted, confidence)
+        self.tally.verified(method, num_drafts, num_accepted)
+        if live.tally is not None:
+            live.tally.verified(method, num_drafts, num_accepted)
+
+    def _commit(self, live: Live, epoch: int, ids: list[int]) -> None:
+        if not live.started:
+            live.started = True
+            self._num_started += 1
+        live.length += len(ids)
+        live.num_left -= len(ids)
+        live.epoch = epoch
+        if not live.most:
+            return
+        live.pending += ids
+        self._ready[live.request_id] = live
+        if not live.waiting:
+            return
+        num = len(ids)
+        hit = live.waiting[:num] == ids and len(live.waiting) > num
+        if live.ahead and live.tally is not None:
+            live.ahead = False
+            live.tally.ahead_hits += hit
+            live.tally.ahead_misses += not hit
+            self.tally.add("spec_ahead_hits" if hit else "spec_ahead_misses")
+        if hit:
+            live.waiting = live.waiting[num:]
+            live.confidence = live.confidence[num:] if live.confidence is not None else None
+        else:
+            self._drop(live)
+
+    def _drop(self, live: Live) -> None:
+        live.waiting = []
+        live.confidence = None
+        live.ahead = False
+        self._offering.pop(live.request_id, None)
+
+    def propose(self) -> list[Drafts]:
+        """Ask for drafts for every request that committed something; the first method with an answer has it."""
+        if not self._ready or not self._policy.wants_drafts:
+            return []
+        asked = [live for live in self._ready.values() if live.num_left > 1]
+        self._ready.clear()
+        for live in asked:
+            if not live.has_begun:
+                self._begin(live)
+        self._observe(asked)
+        answers: list[Drafts] = []
+        place = 0
+        while asked:
+            batches: dict[str, list[Live]] = {}
+            for live in asked:
+                if place < len(live.methods):
+                    batches.setdefault(live.methods[place].name, []).append(live)
+            for method in list(self._methods):
+                batch = batches.get(method.name)
+                if batch:
+                    answers += self._ask(method, batch)
+            found = {drafts.request_id for drafts in answers}
+            place += 1
+            asked = [live for live in asked if live.request_id not in found and place < len(live.methods)]
+        return answers
+
+    def _ask(self, method: Method, batch: list[Live]) -> list[Drafts]:
+        began_s = self._clock()
+        asks = [
+            ProposeReq(
+                live.request_id,
+                live.epoch,
+                live.length,
+                [],
+                min(live.most, live.num_left - 1),
+                live.params.temperature,
+                live.params.seed,
+            )
+            for live in batch
+        ]
+        budget = StepBudget(self._most * len(asks), self._most)
+        proposed = self._guard(method, lambda s: s.propose(asks, budget), [])
+        self.tally.sample(f"spec_propose/{method.name}", self._clock() - began_s)
+        answers: list[Drafts] = []
+        for drafts in proposed:
+            live = self._live.get(drafts.request_id)
+            if live is None or (drafts.epoch, drafts.base_len) != (live.epoch, live.length):
+                self.tally.add(f"spec_faults/{method.name}")
+            elif drafts.token_ids:
+                stamp = (drafts.request_id, drafts.epoch, drafts.base_len)
+                answers.append(Drafts(*stamp, drafts.token_ids, drafts.parents, method.name, drafts.confidence))
+        return answers
+
+    def landed(self, drafts: Drafts, left: list[int]) -> None:
+        """The core was offered ``drafts`` and keeps ``left`` of them behind what is committed; [] = none."""
+        live = self._live.get(drafts.request_id)
+        if live is None or not live.most:
+            return
+        if not left:
+            if live.tally is not None and drafts.token_ids:
+                live.tally.num_stale += 1
+            return
+        live.waiting = left[: live.most]
+        live.source = drafts.source
+        used = len(drafts.token_ids) - len(left)
+        is_chain = drafts.confidence is not None and drafts.parents is None
+        live.confidence = drafts.confidence[used:] if is_chain and drafts.confidence is not None else None
+        live.ahead = live.in_flight > 0
+        self._offering[live.request_id] = live
+
+    def depths(self) -> Depths:
+        """Who may have how many drafts verified in the next step."""
+        if not self._offering:
+            return NONE
+        offers = [
+            Offer(live.request_id, self._rates_of(live).survival(len(live.waiting), live.confidence))
+            for live in self._offering.values()
+        ]
+        load = Load(self._num_started, self._num_prompt_rows, self._overhead_s)
+        return self._policy.choose(offers, load)
+
+    def waits(self, depths: Depths) -> bool:
+        """Must the unanswered plan be answered before another is made?"""
+        return self._num_open > 0 and (self._num_verifying > 0 or bool(depths))
+
+    def sent(self, plan: StepPlan) -> None:
+        """A plan went to the target."""
+        now_s = self._clock()
+        num_offers, num_taken, num_prompt_rows = len(self._offering), 0, 0
+        for row in plan.rows:
+            live = self._live.get(row.request_id)
+            if row.num_tokens > 1 or not row.yields:
+                num_prompt_rows += row.num_tokens
+            if live is None or not row.yields:
+                continue
+            live.in_flight += 1
+            if row.draft_ids:
+                num_taken += len(row.draft_ids)
+                live.verifying = self._rates_of(live), live.source, live.confidence
+                self._drop(live)
+        self._num_prompt_rows = num_prompt_rows
+        self._was_alone = not self._num_open
+        self._num_open += 1
+        if num_taken:
+            self._num_verifying += 1
+            self.tally.sample("spec_k_chosen", num_taken / max(1, self._num_started))
+            self._turn_s = now_s - self._applied_s
+        self._sent_s = now_s
+        self._policy.stepped(num_offers, num_taken)
+        self.tally.values["spec_disabled_state/policy"] = float(not self._policy.wants_drafts)
+
+    # --- what steps teach ---------------------------------------------------------------------------------------------
+
+    def _learn(self, plan: StepPlan, result: StepResult) -> None:
+        """Cost of a step by its rows, and what is lost when no plan waits at the target for its turn."""
+        self._num_open = max(0, self._num_open - 1)
+        if any(row.draft_ids for row in plan.rows):
+            self._num_verifying = max(0, self._num_verifying - 1)
+            lost_s = self._turn_s + self._applied_s - self._sent_s - result.elapsed_s
+            if self._was_alone and 0 < lost_s < _MOST_OVERHEAD_S:
+                self.tally.sample("spec_step_overhead", lost_s)
+                self._overhead_s += (lost_s - self._overhead_s) * _OVERHEAD_WEIGHT
+        if all(row.yields and row.num_tokens == 1 for row in plan.rows):
+            self._costs.observe(sum(1 + len(row.draft_ids) for row in plan.rows), result.elapsed_s)
+
+    # --- speculators --------------------------------------------------------------------------------------------------
+
+    def _begin(self, live: Live) -> None:
+        live.has_begun = True
+        prompt, live.prompt = live.prompt, []
+        for method in live.methods:
+            self._guard(
+                method,
+                lambda s: s.open(
+                    live.request_id,
+                    prompt,
+                    live.params,
+                    live.epoch,
+                    cache_salt=live.salt,
+                    prediction=live.prediction,
+                ),
+                None,
+            )
+
+    def _observe(self, lives: Sequence[Live]) -> None:
+        """Tell what was committed since the last time; in chunks, where nobody is asked for long."""
+        batches: dict[str, list[Outcome]] = {}
+        for live in lives:
+            if live.pending:
+                ids, live.pending = live.pending, []
+                outcome = Outcome(live.request_id, live.epoch, live.length - len(ids), 0, ids)
+                for method in live.methods:
+                    batches.setdefault(method.name, []).append(outcome)
+        for method in list(self._methods):
+            batch = batches.get(method.name)
+            if batch:
+                self._guard(method, lambda s, batch=batch: s.observe(batch), None)
+
+    def _rates_of(self, live: Live) -> RequestRates:
+        rates = live.rates.get(live.source)
+        if rates is None:
+            means = self._rates.setdefault(live.source, MethodRates(self._most))
+            rates = live.rates[live.source] = RequestRates(means, live.most)
+        return rates
+
+    def _guard(self, method: Method, call: Callable[[Speculator], _T], instead: _T) -> _T:
+        """A method that fails is used no more; requests go on without it."""
+        if method not in self._methods:
+            return instead
+        try:
+            return call(method.speculator)
+        except Exception:
+            log.exception("speculator %s failed and is switched off", method.name)
+            self.tally.add(f"spec_faults/{method.name}")
+            self.tally.add("spec_disabled_state/fault", 1)
+            self._methods.remove(method)
+            return instead
