@@ -1,16 +1,16 @@
 """Keyed randomness: every number is a function of seed, position, stream, window and token id, and of nothing else.
 
-Philox4x32-10 with the seed as its key and (id // 4, position, stream, window) as its counter; word id % 4 belongs to the
-id. There is no generator whose state could depend on the batch. One stream serves one use: sharing one between drafting,
-accepting and the residual biases the output, and so does ``block`` verification without the window.
+Philox4x32-10 with the seed as its key and (id // 4, position, stream, window) as its counter; word id % 4 belongs to
+the id. There is no generator whose state could depend on the batch. One stream serves one use: sharing one between
+drafting, accepting and the residual biases the output, and so does ``block`` verification without the window.
 """
 
 import torch
 
 TARGET, ACCEPT, RESIDUAL, DRAFT, SIBLING = range(5)
 """Streams: the target's own draws (window 0; shared with a drafter only under the coupled rule), the accept tests, the
-next token behind a refusal, drafts drawn from q, and SIBLING + j the test of the j-th child of a tree's node. The window
-of all but TARGET is the number of committed tokens when the step (or the draft) was made."""
+next token behind a refusal, drafts drawn from q, and SIBLING + j the test of the j-th child of a tree's node. The
+window of all but TARGET is the number of committed tokens when the step (or the draft) was made."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -36,7 +36,7 @@ def exponentials(
 def race(
     weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor, stream: int, windows: torch.Tensor
 ) -> torch.Tensor:
-    """Ids int64 [S] drawn in proportion to weights fp64 [S, V]: the least exponential / weight wins, the lowest of equals.
+    """Ids int64 [S] drawn in proportion to weights [S, V]: the least exponential / weight wins, the lowest of equals.
 
     The keys are int64 [S]. A row without a positive weight has no defined result.
     """

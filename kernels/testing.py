@@ -172,8 +172,9 @@ def _sample() -> Iterator[Case]:
 
 
 def _verify() -> Iterator[Case]:
+    shapes = (([], 5, 1), ([0, 0], 7, 2), ([1], 1, 1), ([3, 0, 1, 4], 9, 5), ([2] * 40, 63, 7), ([5], 32003, 64))
     for rule in ("token", "block"):
-        for depths, v, m in (([], 5, 1), ([0, 0], 7, 2), ([1], 1, 1), ([3, 0, 1, 4], 9, 5), ([2] * 40, 63, 7), ([5], 32003, 64)):
+        for depths, v, m in shapes:
 
             def make(rule: str = rule, depths: list[int] = depths, v: int = v, m: int = m) -> tuple[Any, ...]:
                 g = torch.Generator().manual_seed(v)
@@ -184,10 +185,11 @@ def _verify() -> Iterator[Case]:
                 weights = torch.rand(s, m, generator=g)
                 weights[:, m // 2 + 1 :] = 0.0  # unused
                 drafts = q_ids.gather(1, torch.multinomial(weights, 1, generator=g))[:, 0] if s else q_ids[:, 0]
-                drafts[torch.tensor([d + 1 for d in depths], dtype=torch.int64).cumsum(0) - 1] = -1
-                positions = torch.cat([torch.arange(d + 1) + 10 * r for r, d in enumerate(depths)] or [drafts])
-                temperature = torch.cat([torch.full((d + 1,), float(r % 3 > 0)) for r, d in enumerate(depths)] or [weights[:, 0]])
-                return logits, temperature, torch.arange(s) * 17 - 5, positions, drafts, q_ids, weights, rule
+                sizes = torch.tensor(depths, dtype=torch.int64) + 1
+                drafts[sizes.cumsum(0) - 1] = -1
+                row = torch.arange(len(depths)).repeat_interleave(sizes)
+                positions = torch.arange(s) + 10 * row
+                return logits, (row % 3 > 0).float(), row * 17 - 5, positions, drafts, q_ids, weights, rule
 
             yield Case(f"{rule} {depths[:5]}x{v}/{m}", make)
 

@@ -1,8 +1,8 @@
 """Rejection rules over all rows at once: q stays sparse, and only rows that refuse a draft get weights and noise.
 
-Outside the support of q everything cancels: [rho p - q] sums to rho less what p and q overlap, and the residual is p but
-for at most M ids. In a race an id can win only if its weight is not too small for the span of the noise, so that most of a
-vocabulary needs none.
+Outside the support of q everything cancels: [rho p - q] sums to rho less what p and q overlap, and the residual is p
+but for at most M ids. In a race an id can win only if its weight is not too small for the span of the noise, so that
+most of a vocabulary needs none.
 """
 
 import torch
@@ -115,7 +115,7 @@ def _pass_chance(rho: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
 def _residual(
     logits: torch.Tensor, normaliser: torch.Tensor, support: torch.Tensor, q: torch.Tensor
 ) -> torch.Tensor:
-    """[p - q] cut off at 0, fp32 [n, V] and not normalised; p itself where nothing is left. q fp64 [n, M] on ``support``."""
+    """[p - q] cut off at 0, fp32 [n, V], not normalised; p itself where nothing is left. q fp64 [n, M] on ``support``."""
     p = (logits - normaliser.float().unsqueeze(1)).exp_()
     rest = p.scatter_add(1, support, -q.float()).clamp_(min=0.0)
     return torch.where(rest.amax(-1, keepdim=True) > 0, rest, p)
@@ -124,7 +124,7 @@ def _residual(
 def _race(
     weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor, windows: torch.Tensor
 ) -> torch.Tensor:
-    """``noise.race`` of the RESIDUAL stream over fp32 weights [n, V], with noise for groups of four ids that can win."""
+    """``noise.race`` of the RESIDUAL stream over weights fp32 [n, V], with noise for those four by four that can win."""
     groups = torch.nn.functional.pad(weights, (0, -weights.shape[1] % 4)).unflatten(1, (-1, 4))
     most = groups.amax(-1)
     rows, group = torch.nonzero(most > most.amax(-1, keepdim=True) * _REACH, as_tuple=True)
