@@ -72,6 +72,7 @@ class Target(Actor):
             block_size=self.setup.config.cache.block_size,
             max_model_len=sizes.max_model_len,
             detail=self._loaded.facts,
+            step_costs=self._loaded.step_costs,
         )
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:

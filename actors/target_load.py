@@ -15,6 +15,7 @@ from ..engine.config import Config
 from ..engine.core.plan import NewRequest, Row, StepPlan
 from ..engine.errors import BadModelFileError, ConfigError
 from ..engine.execution.kv_pool import allocate, page_dtype
+from ..engine.execution.profile import measure
 from ..engine.execution.runner import Runner
 from ..engine.nn.load import load_model
 from ..engine.store.located import Located, ModelCard
@@ -30,6 +31,8 @@ class Loaded:
     sizes: sizing.Sizes
     facts: dict[str, str]
     """For people: device, dtype, kernels, load seconds, what was shrunk."""
+    step_costs: list[tuple[int, float]]
+    """Rows and seconds of a step; empty where speculation is not configured."""
 
 
 def load(config: Config, located: Located, card: ModelCard) -> Loaded:
@@ -53,9 +56,10 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
     free = sizing.free_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     sizes = sizing.decide(model.config, config, free, dtype.itemsize)
     kv = allocate(model.config, sizes.num_blocks, config.cache.block_size, dtype, device)
-    rule = plugins.load("spec_decode.rules", "coupled").build()
+    rule = plugins.load("spec_decode.rules", config.speculation.rule).build(None)
     runner = Runner(model, kv, rule, device=device)
     warm_up(runner, min(sizes.max_model_len, config.scheduler.max_num_batched_tokens), config.cache.block_size)
+    step_costs = _measure(runner, config, sizes)
     facts = {
         "device": str(device),
         "dtype": dtype_name,
@@ -66,7 +70,21 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
         **{f"kernel_{op}": told for op, told in dispatch.why(device.type).items()},
         **{f"note_{i}": note for i, note in enumerate(sizes.notes)},
     }
-    return Loaded(runner, sizes, facts)
+    return Loaded(runner, sizes, facts, step_costs)
+
+
+def _measure(runner: Runner, config: Config, sizes: sizing.Sizes) -> list[tuple[int, float]]:
+    section = config.speculation
+    if not section.methods or not section.max_draft_tokens:
+        return []
+    return measure(
+        runner,
+        num_blocks=sizes.num_blocks,
+        block_size=config.cache.block_size,
+        max_num_seqs=config.scheduler.max_num_seqs,
+        max_num_batched_tokens=config.scheduler.max_num_batched_tokens,
+        depth=section.max_draft_tokens,
+    )
 
 
 def choose_device(name: str) -> torch.device:
