@@ -21,6 +21,9 @@ from ..types import ErrorInfo, FinishReason, RequestId, SamplingParams, Speculat
 DraftDepth: TypeAlias = Mapping[RequestId, int] | int
 """How many drafts each request may have verified this step; an int is for all."""
 
+DraftLaw: TypeAlias = tuple[list[int], list[float]]
+"""The law that a draft was drawn from: distinct ids, and their chances up to a common factor."""
+
 
 class Drafts(msgspec.Struct, frozen=True, array_like=True, tag=True, omit_defaults=True):
     """Proposed tokens behind position ``base_len - 1`` of a request, stamped so that stale ones are recognised."""
@@ -34,6 +37,8 @@ class Drafts(msgspec.Struct, frozen=True, array_like=True, tag=True, omit_defaul
     source: str = ""
     confidence: list[float] | None = None
     """The speculator's own guess that each draft is accepted, given that all before it were."""
+    draft_q: list[DraftLaw] | None = None
+    """For each draft exactly the numbers it was drawn from; None = it was sure, or shares the target's noise."""
 
 
 class NewRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -63,6 +68,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False, omit_defaults=
     """Step whose result holds the last fed token when it was not known at planning; -1 = known."""
     draft_ids: list[int] = []
     draft_parents: list[int] | None = None
+    draft_q: list[DraftLaw] | None = None
+    """As in ``Drafts``; for rules that weigh drafts by their chances."""
 
 
 class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag=True):

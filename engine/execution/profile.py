@@ -11,7 +11,7 @@ from ..types import SamplingParams
 from .runner import Runner
 
 _CONTEXT = 16  # committed tokens of each measured request
-_REPEATS = 3
+_REPEATS = 2
 _STEP = -1  # no plan of the scheduler has this number
 _PARAMS = SamplingParams(max_tokens=1 << 20, temperature=0.0)
 

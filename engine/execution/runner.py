@@ -93,7 +93,9 @@ class Runner:
     def _choose(self, rows: list[Fed], hidden: torch.Tensor, results: dict[int, RowResult]) -> None:
         """Choose and commit the tokens of ``rows``; hidden [S, hidden_size], a row's positions next to each other."""
         logits = self._model.logits(hidden)
-        asks = [Ask(f.held, f.row.draft_ids, self._table.context(f.held, len(f.row.draft_ids))) for f in rows]
+        asks = [
+            Ask(f.held, f.row.draft_ids, self._table.context(f.held, len(f.row.draft_ids)), f.row.draft_q) for f in rows
+        ]
         raw = _raw_rows(logits, asks)
         batch = process(logits, asks)
         accepted = self._rule.accept(batch)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..core.plan import DraftLaw
 from . import filters
 from .acceptance import VerifyBatch
 from .state import Held
@@ -23,6 +24,7 @@ class Ask:
     held: Held
     draft_ids: list[int]
     context: np.ndarray  # int32, committed tokens, then the drafts
+    draft_q: list[DraftLaw] | None = None
 
 
 def process(logits: torch.Tensor, asks: Sequence[Ask]) -> VerifyBatch:
@@ -53,6 +55,7 @@ def process(logits: torch.Tensor, asks: Sequence[Ask]) -> VerifyBatch:
         positions=tensor(positions, torch.int64),
         starts=starts,
         draft_ids=[ask.draft_ids for ask in asks],
+        q=[ask.draft_q for ask in asks],
     )
 
 

@@ -5,6 +5,7 @@ Everything that arrives in a plan is checked here, once, because a wrong block o
 kernels that cannot check. A failed check is a ``RowError``: it ends that request and nobody else's.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,6 +164,7 @@ class RequestTable:
             raise RowError("row carries a tree of drafts; only chains are verified")
         drafts = np.asarray(row.draft_ids, np.int64)
         self._check_tokens(drafts)
+        self._check_laws(row)
         end = held.length + len(drafts)
         self._fit_tokens(end)
         self.tokens[held.line, held.length : end] = drafts
@@ -171,6 +173,19 @@ class RequestTable:
         if len(ids) and (ids.min() < 0 or ids.max() >= self._vocab_size):
             bad = ids[(ids < 0) | (ids >= self._vocab_size)][0]
             raise RowError(f"token id {bad} is outside the model's 0..{self._vocab_size - 1}")
+
+    def _check_laws(self, row: Row) -> None:
+        """A law names distinct ids of the vocabulary and weighs each above 0."""
+        if row.draft_q is None:
+            return
+        if len(row.draft_q) != len(row.draft_ids):
+            raise RowError(f"row carries {len(row.draft_ids)} drafts but the laws of {len(row.draft_q)}")
+        for ids, weights in row.draft_q:
+            self._check_tokens(np.asarray(ids, np.int64))
+            if len(ids) != len(weights) or not ids or len(set(ids)) != len(ids):
+                raise RowError(f"a draft's law has {len(ids)} ids, {len(set(ids))} of them distinct, {len(weights)} weights")
+            if not all(0.0 < w < math.inf for w in weights):
+                raise RowError("a draft's law has a weight that is not a positive number")
 
     def _append_blocks(self, held: Held, block_ids: list[int]) -> None:
         if block_ids and not (min(block_ids) >= 0 and max(block_ids) < self._num_blocks):

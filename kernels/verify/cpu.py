@@ -115,7 +115,7 @@ def _pass_chance(rho: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
 def _residual(
     logits: torch.Tensor, normaliser: torch.Tensor, support: torch.Tensor, q: torch.Tensor
 ) -> torch.Tensor:
-    """[p - q] cut off at 0, fp32 [n, V], not normalised; p itself where nothing is left. q fp64 [n, M] on ``support``."""
+    """[p - q] cut off at 0, fp32 [n, V], not normalised; p itself where nothing is left. q fp64 [n, M] on support."""
     p = (logits - normaliser.float().unsqueeze(1)).exp_()
     rest = p.scatter_add(1, support, -q.float()).clamp_(min=0.0)
     return torch.where(rest.amax(-1, keepdim=True) > 0, rest, p)
@@ -124,7 +124,7 @@ def _residual(
 def _race(
     weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor, windows: torch.Tensor
 ) -> torch.Tensor:
-    """``noise.race`` of the RESIDUAL stream over weights fp32 [n, V], with noise for those four by four that can win."""
+    """``noise.race`` of the RESIDUAL stream over weights fp32 [n, V], with noise for fours that can win."""
     groups = torch.nn.functional.pad(weights, (0, -weights.shape[1] % 4)).unflatten(1, (-1, 4))
     most = groups.amax(-1)
     rows, group = torch.nonzero(most > most.amax(-1, keepdim=True) * _REACH, as_tuple=True)

@@ -57,7 +57,7 @@ def thresholds(p: Sequence[Law], q: Sequence[Law], drafts: Sequence[int], rule: 
 
 
 def count(chances: Sequence[Fraction], u: Sequence[Fraction], rule: str) -> int:
-    """Drafts accepted; i passes if u_i <= h_i. Token takes those before the first failure, block all to the last pass."""
+    """Drafts accepted; i passes if u_i <= h_i. Token takes all before the first failure, block to the last pass."""
     passed = [a <= b for a, b in zip(u, chances, strict=True)]
     if rule == "token":
         return passed.index(False) if False in passed else len(passed)
