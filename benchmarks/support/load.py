@@ -58,6 +58,7 @@ class Target:
         self.host, self.port = parts.hostname, parts.port or 80
         self.base = parts.path.rstrip("/").removesuffix("/v1")
         self.model, self.chat = model, chat
+        self._asking = asyncio.Lock()
         self.headers = f"Host: {self.host}:{self.port}\r\nContent-Type: application/json\r\nConnection: close\r\n"
         if key:
             self.headers += f"Authorization: Bearer {key}\r\n"
@@ -75,13 +76,14 @@ class Target:
 
     async def find_model(self) -> str:
         """The served model's name, asked once."""
-        if self.model is None:
-            status, body = await self.get("/v1/models")
-            if status != 200:
-                raise SystemExit(
-                    f"GET /v1/models answered {status}; is an OpenAI-compatible server at {self.host}:{self.port}?"
-                )
-            self.model = str(json.loads(body)["data"][0]["id"])
+        async with self._asking:
+            return self.model or await self._ask_model()
+
+    async def _ask_model(self) -> str:
+        status, body = await self.get("/v1/models")
+        if status != 200:
+            raise SystemExit(f"GET /v1/models: {status}; is an OpenAI-compatible server at {self.host}:{self.port}?")
+        self.model = str(json.loads(body)["data"][0]["id"])
         return self.model
 
     async def stream(self, call: Call) -> Reply:
