@@ -1,0 +1,54 @@
+"""The benchmark scripts run, and say what they promise; their figures are nobody's business here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from server import Server
+
+pytestmark = pytest.mark.e2e
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def script(name: str, *args: str) -> str:
+    command = [sys.executable, "-P", str(BENCHMARKS / name), *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_serve_compares_two_servers_in_turn(server: Server, tmp_path: Path) -> None:
+    urls = ["--url", f"one={server.url}", "--url", f"two={server.url}"]
+    load = ["--concurrency", "1,3", "--requests", "4", "--repeats", "1", "--max-tokens", "8"]
+    out, plot = tmp_path / "figures.json", tmp_path / "plot.png"
+    text = script("serve.py", *urls, *load, "--out", str(out), "--plot", str(plot))
+    assert text.count("one ") == text.count("two ") == 2
+    result = json.loads(out.read_text())["result"]
+    assert [(r["server"], r["load"], r["errors"]) for r in result[:2]] == [("one", 1.0, 0), ("two", 1.0, 0)]
+    assert all(r["output_tok_s"] > 0 and r["rounds"][0]["requests"] == 4 for r in result)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_serve_open_loop(server: Server) -> None:
+    text = script(
+        "serve.py", "--url", server.url, "--rate", "20", "--requests", "6", "--repeats", "1", "--max-tokens", "4"
+    )
+    assert "rate/s" in text
+
+
+def test_memory_finds_little_waste_and_nothing_lost(server: Server) -> None:
+    load = ["--clients", "8", "--requests", "60", "--max-words", "40", "--max-tokens", "120", "--every", "0.05"]
+    text = script("memory.py", "--url", server.url, *load)
+    assert "KV waste" in text and "; 0 lost" in text
+
+
+def test_scheduler_prints_a_table() -> None:
+    assert "256" in script("scheduler.py", "--running", "16", "256", "--steps", "30", "--rounds", "1")
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in BENCHMARKS.glob("*.py")))
+def test_every_script_has_help(name: str) -> None:
+    assert "usage:" in script(name, "--help")
