@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from importlib import import_module
+from typing import NoReturn
 
 import anyio
 import msgspec
@@ -84,5 +85,18 @@ def _die_with_parent(setup: Setup) -> None:
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
+def _leave(status: int) -> NoReturn:
+    """End the process without taking the interpreter down, once all that has to be released is.
+
+    A thread that is inside a torch operation then comes back to an interpreter that has ended, which unwinds it through
+    C++ frames that allow no such thing: "terminate called without an active exception", and a core file.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a closed log pipe
+            stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

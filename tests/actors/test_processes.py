@@ -172,6 +172,19 @@ def test_a_target_that_hangs_is_killed_and_its_requests_go_on(monkeypatch: pytes
     anyio.run(main)
 
 
+def test_an_actor_leaves_without_taking_the_interpreter_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A thread inside a torch operation would come back to an interpreter that is gone, and abort the process."""
+    flag = tmp_path / "taken-down"
+    monkeypatch.setenv("FAKE_EXIT_FLAG", str(flag))
+
+    async def main() -> None:
+        async with launch() as client:
+            assert await ask(client, "a", [1], 2) == expected([1], 2)
+
+    anyio.run(main)
+    assert not flag.exists()
+
+
 def test_an_error_in_the_body_comes_out_as_it_is() -> None:
     async def main() -> None:
         async with launch():

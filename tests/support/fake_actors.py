@@ -4,6 +4,7 @@ A target whose token is a function of the prefix, a tokenizer whose text is numb
 """
 
 import asyncio
+import atexit
 import contextlib
 import hashlib
 import itertools
@@ -94,6 +95,8 @@ class FakeTarget(Actor):
     async def start(self) -> None:
         self.delay_s = float(os.environ.get("FAKE_STEP_S", self.delay_s))
         fault = os.environ.get("FAKE_TARGET_FAULT", "")
+        if flag := os.environ.get("FAKE_EXIT_FLAG"):
+            atexit.register(Path(flag).touch)
         if fault == "bad file":
             raise BadModelFileError("model.gguf: ends at byte 7 of 4096; pull the model again")
         if fault == "crash":
