@@ -41,10 +41,10 @@ def serve(
     on_ready: Callable[[Ready], None] | None = None,
     entries: Mapping[str, str] | None = None,
 ) -> int:
-    """Serve until SIGINT or SIGTERM; the process's exit code. A failure's root cause is the last line on stderr.
+    """Serve until a signal; the process's exit code. A failure's root cause is the last line on stderr.
 
-    The first signal drains for ``server.shutdown_timeout_s``, a second one ends at once. ``entries`` replaces roles by
-    ``module:Class``, for tests.
+    The first SIGINT, SIGTERM or SIGHUP (unless ``nohup`` has that ignored) drains for ``server.shutdown_timeout_s``, a
+    second one ends at once. ``entries`` replaces roles by ``module:Class``, for tests.
     """
     try:
         with bind(config.server.host, config.server.port) as listener, private_folder() as folder:
@@ -86,12 +86,18 @@ async def _obey_signals(supervisor: Supervisor, drain_s: float, scope: anyio.Can
         await supervisor.drain(drain_s)
         scope.cancel()
 
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    obeyed = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        obeyed.append(signal.SIGHUP)
+    with anyio.open_signal_receiver(*obeyed) as signals:
         async with anyio.create_task_group() as tasks:
-            async for _ in signals:
+            async for number in signals:
+                name = signal.Signals(number).name
                 if supervisor.draining or not supervisor.is_ready:
+                    log.warning("%s: ending at once", name)
                     scope.cancel()
                 else:
+                    log.warning("%s: ending when open calls are answered, after %g s at most", name, drain_s)
                     tasks.start_soon(drain)
 
 

@@ -125,8 +125,25 @@ def test_it_says_that_it_is_ready_answers_and_drains(start: Start) -> None:
     [lines] = outcome
     assert lines[-1] == "done" and "".join(x + " " for x in lines[:-1]) == text_of(expected([9], 100))
     code, err = server.end()
-    assert code == 0 and err == ""
+    assert code == 0 and err == "SIGTERM: ending when open calls are answered, after 10 s at most\n"
     assert server.nothing_left()
+
+
+def test_a_terminal_that_goes_away_ends_it_in_order(start: Start) -> None:
+    server = start()
+    server.process.send_signal(signal.SIGHUP)
+    code, err = server.end()
+    assert code == 0 and err.startswith("SIGHUP: ") and server.nothing_left()
+
+
+def test_under_nohup_it_outlives_its_terminal(start: Start) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it; children inherit it
+    try:
+        server = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.process.send_signal(signal.SIGHUP)
+    assert server.ask("7 5")[-1] == "done"
 
 
 @pytest.mark.parametrize("how", ["no drain", "second signal"])
