@@ -103,7 +103,7 @@ class Health:
             "actors": {
                 a.name: {
                     "state": a.state,
-                    "pid": a.pid,
+                    "pid": a.pid or None,  # a 0 handed on to ``kill`` would end the whole process group
                     "restarts": a.restarts,
                     "idle_s": round(a.idle_s + since_s, 1),
                     "error": None if a.error is None else clean(a.error),

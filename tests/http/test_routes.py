@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from fake_engine import FakeEngine, state
 from http_app import in_process, on_socket
@@ -89,6 +90,10 @@ async def test_ready_reports_actors_and_blocks() -> None:
         assert (report["free_blocks"], report["total_blocks"], report["running"], report["waiting"]) == (20, 32, 3, 2)
         assert set(report["actors"]["target"]) == {"state", "pid", "restarts", "idle_s", "error"}
         assert report["actors"]["target"]["pid"] == 7 and report["actors"]["target"]["restarts"] == 1
+        assert engine.state is not None
+        dead = [msgspec.structs.replace(a, pid=0) for a in engine.state.actors]
+        engine.state = msgspec.structs.replace(engine.state, actors=dead)
+        assert (await client.get("/ready")).json()["actors"]["target"]["pid"] is None
         engine.state = None
         assert (await client.get("/ready")).json()["status"] == "starting"
 
