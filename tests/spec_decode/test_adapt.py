@@ -1,0 +1,209 @@
+"""The policy against a search over every choice; its calm; what rates and costs learn."""
+
+import itertools
+import random
+
+import pytest
+
+from paceline.spec_decode.adapt import Fixed, Goodput, Load, Offer, Table
+from paceline.spec_decode.rates import MethodRates, RequestRates
+from paceline.spec_decode.step_costs import StepCosts
+
+FREE = [(1, 0.010), (8, 0.010), (64, 0.011)]  # verifying costs nearly nothing
+DEAR = [(1, 0.010), (64, 0.640)]  # every row costs a whole step
+
+
+def best_by_search(offers: list[Offer], load: Load, costs: StepCosts) -> float:
+    """Tokens a second of the best choice of depths there is."""
+    best = 0.0
+    for depths in itertools.product(*(range(len(o.survival) + 1) for o in offers)):
+        tokens = load.num_decoding + sum(sum(o.survival[:k]) for o, k in zip(offers, depths, strict=True))
+        cost = costs.at(load.num_decoding + load.num_prompt_rows + sum(depths))
+        best = max(best, tokens / (cost + (load.overhead_s if sum(depths) else 0.0)))
+    return best
+
+
+def falling(rng: random.Random, num: int) -> list[float]:
+    chances, product = [], 1.0
+    for _ in range(num):
+        product *= rng.random()
+        chances.append(product)
+    return chances
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_goodput_finds_the_best_choice_of_all(seed: int) -> None:
+    rng = random.Random(seed)
+    steps = sorted(rng.uniform(0.01, 0.03) for _ in range(4))
+    costs = StepCosts(list(zip([1, 4, 9, 20], steps, strict=True)))
+    offers = [Offer(f"r{i}", falling(rng, rng.randint(1, 4))) for i in range(4)]
+    load = Load(rng.randint(4, 8), rng.choice([0, 5]), rng.choice([0.0, 0.001]))
+    policy = Goodput(costs)
+    policy.stepped(1, 1)  # drafts were taken before: no hurdle
+    depths = policy.choose(offers, load)
+    num = sum(depths.values())
+    tokens = load.num_decoding + sum(sum(o.survival[: depths.get(o.request_id, 0)]) for o in offers)
+    cost = costs.at(load.num_decoding + load.num_prompt_rows + num) + (load.overhead_s if num else 0.0)
+    assert tokens / cost == pytest.approx(best_by_search(offers, load, costs))
+
+
+def test_a_dip_does_not_hide_what_lies_behind_it() -> None:
+    costs = StepCosts([(1, 0.010), (2, 0.030), (8, 0.031)])  # the second row is dear, the next six are free
+    policy = Goodput(costs)
+    assert policy.choose([Offer("r", [0.95**i for i in range(1, 8)])], Load(1, 0, 0.0)) == {"r": 7}
+    assert policy.choose([Offer("r", [0.95])], Load(1, 0, 0.0)) == {}
+
+
+def test_slots_go_to_those_who_use_them() -> None:
+    policy = Goodput(StepCosts([(1, 0.010), (8, 0.011), (9, 0.5), (64, 9.0)]))
+    depths = policy.choose([Offer("sure", [0.9, 0.8, 0.7, 0.6]), Offer("vague", [0.3, 0.1])], Load(4, 0, 0.0))
+    assert depths == {"sure": 4}
+
+
+def test_prompts_cost_but_commit_nothing() -> None:
+    policy = Goodput(StepCosts([(1, 0.010), (32, 0.010), (33, 0.1), (64, 0.1)]))
+    offer = [Offer("r", [0.9])]
+    assert policy.choose(offer, Load(1, 0, 0.0)) == {"r": 1}
+    assert policy.choose(offer, Load(1, 31, 0.0)) == {}
+
+
+def test_the_lost_overlap_is_counted() -> None:
+    policy = Goodput(StepCosts([(1, 0.010), (64, 0.010)]))
+    offer = [Offer("r", [0.2])]
+    assert policy.choose(offer, Load(1, 0, 0.0)) == {"r": 1}
+    assert policy.choose(offer, Load(1, 0, 0.002)) == {}
+
+
+def test_a_change_needs_five_percent() -> None:
+    policy = Goodput(StepCosts([(1, 0.010), (64, 0.010)]))
+    small = [Offer("r", [0.4])]
+    assert policy.choose(small, Load(10, 0, 0.0)) == {}
+    policy.stepped(1, 3)
+    assert policy.choose(small, Load(10, 0, 0.0)) == {"r": 1}
+
+
+def test_off_after_sixteen_fruitless_offers_and_a_probe_in_every_64_steps() -> None:
+    policy = Goodput(StepCosts(DEAR))
+    offers = [Offer(f"r{i}", [0.5, 0.4]) for i in range(10)]
+    load = Load(10, 0, 0.0)
+    for _ in range(15):
+        assert policy.wants_drafts and policy.choose(offers, load) == {}
+        policy.stepped(10, 0)
+    policy.stepped(0, 0)  # nothing offered, nothing learnt
+    assert policy.wants_drafts
+    policy.stepped(10, 0)
+    probes: list[int] = []
+    for step in range(200):
+        if policy.wants_drafts:
+            depths = policy.choose(offers, load)
+            assert depths == {"r0": 1, "r1": 1}  # one in eight, rounded up, one draft each
+            probes.append(step)
+            policy.stepped(10, 2)
+        else:
+            assert policy.choose(offers, load) == {}
+            policy.stepped(0, 0)
+    assert probes == [63, 127, 191]
+
+
+def test_a_probe_that_finds_a_gain_turns_it_on() -> None:
+    costs = StepCosts(DEAR)
+    policy = Goodput(costs)
+    load = Load(1, 0, 0.0)
+    for _ in range(16):
+        policy.choose([Offer("r", [0.5])], load)
+        policy.stepped(1, 0)
+    for _ in range(63):
+        policy.stepped(0, 0)
+    cheap = StepCosts(FREE)
+    policy._costs = cheap
+    assert policy.choose([Offer("r", [0.9, 0.8])], load) == {"r": 2}
+    policy.stepped(1, 2)
+    assert policy.wants_drafts
+    for _ in range(15):
+        policy.stepped(1, 0)
+    assert policy.wants_drafts
+
+
+def test_free_rows_are_used_and_dear_ones_are_not() -> None:
+    offers = [Offer("r", [0.7, 0.5, 0.3, 0.1])]
+    assert Goodput(StepCosts(FREE)).choose(offers, Load(1, 0, 0.0)) == {"r": 4}
+    assert Goodput(StepCosts(DEAR)).choose(offers, Load(1, 0, 0.0)) == {}
+
+
+def test_fixed_and_table() -> None:
+    offers = [Offer("a", [0.1] * 6), Offer("b", [0.1])]
+    assert Fixed(4).choose(offers, Load(2, 0, 9.0)) == {"a": 4, "b": 1}
+    assert not Fixed(0).wants_drafts and not Fixed(0).choose(offers, Load(2, 0, 0.0))
+    table = Table([(1, 2, 3), (3, 8, 1)])
+    assert [table.choose(offers, Load(n, 0, 0.0)) for n in (2, 3, 9)] == [{"a": 3, "b": 1}, {"a": 1, "b": 1}, {}]
+
+
+# --- rates ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_positions_reached_count() -> None:
+    method = MethodRates(4)
+    for _ in range(500):
+        method.observe(4, 1, None)  # the first accepted, the second refused, the others never seen
+    means = method.means()
+    assert means[0] > 0.97 and means[1] < 0.05
+    assert means[3] == pytest.approx(means[2]) == pytest.approx(means[1])
+
+
+def test_a_request_follows_its_own_text_slowly_and_the_method_first() -> None:
+    method = MethodRates(2)
+    bad, good = RequestRates(method, 2), RequestRates(method, 2)
+    for _ in range(100):
+        bad.observe(1, 0)
+        good.observe(1, 1)
+    fresh = RequestRates(method, 2)
+    assert bad.survival(1)[0] < 0.25 < fresh.survival(1)[0] < 0.75 < good.survival(1)[0]
+    assert fresh.survival(1)[0] == pytest.approx(method.means()[0])
+
+
+def test_survival_falls_and_confidence_scales_it() -> None:
+    method = MethodRates(4)
+    rates = RequestRates(method, 4)
+    plain = rates.survival(4)
+    assert plain == sorted(plain, reverse=True) and rates.survival(4, [0.5] * 4) == plain  # nothing to compare with
+    for _ in range(50):
+        rates.observe(4, 2, [0.5] * 4)
+    usual = rates.survival(2, [0.5, 0.5])
+    assert usual == pytest.approx(rates.survival(2))
+    assert rates.survival(2, [0.25, 0.5])[1] == pytest.approx(usual[1] / 2)
+    assert rates.survival(2, [0.9, 0.9])[1] <= 0.995**2
+
+
+# --- costs ------------------------------------------------------------------------------------------------------------
+
+
+def test_costs_are_linear_between_and_beyond() -> None:
+    costs = StepCosts([(2, 1.0), (4, 2.0), (8, 2.0), (10, 4.0)])
+    assert costs.span(1, 10) == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0, 4.0, 5.0])
+    assert [costs.at(n) for n in (1, 3, 12)] == pytest.approx([0.5, 1.5, 6.0])
+    assert StepCosts([(4, 1.0)]).span(1, 2) == [1.0, 1.0, 1.0]
+
+
+def test_noise_that_falls_is_raised() -> None:
+    assert StepCosts([(1, 2.0), (2, 1.0), (4, 3.0)]).span(1, 3) == pytest.approx([2.0, 2.0, 2.5, 3.0])
+
+
+def test_real_steps_correct_the_table() -> None:
+    costs = StepCosts([(1, 0.01), (8, 0.01), (64, 0.02)])
+    for _ in range(400):
+        costs.observe(1, 0.02)
+        costs.observe(8, 0.04)
+    assert costs.at(1) == pytest.approx(0.02, rel=0.15)
+    assert costs.at(8) == pytest.approx(0.04, rel=0.15)
+    before = costs.at(8)
+    costs.observe(8, 50.0)  # one stalled step moves little
+    assert costs.at(8) < before * 1.2
+    costs.observe(8, 0.0)
+    costs.observe(0, 1.0)
+
+
+def test_without_a_table_the_first_step_sets_the_scale() -> None:
+    costs = StepCosts()
+    costs.observe(1, 0.02)
+    assert costs.at(1) == pytest.approx(0.02)
+    assert costs.at(1) < costs.at(8) < 2 * costs.at(1)
