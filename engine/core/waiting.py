@@ -37,7 +37,7 @@ class WaitingRoom:
         config = self._config
         most = config.max_queued_requests + max(0, config.max_num_seqs - num_running)
         if len(self) >= most:
-            what = f"{len(self)} requests are queued, at most {most}"
+            what = f"{len(self)} requests wait, max_queued_requests is {config.max_queued_requests}"
         elif self.queue and self.num_tokens + num_tokens > config.queued_token_limit:
             what = f"{self.num_tokens} tokens are queued, {num_tokens} more exceed {config.queued_token_limit}"
         else:

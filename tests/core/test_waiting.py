@@ -15,7 +15,7 @@ def test_free_seats_do_not_count_as_queueing() -> None:
     with pytest.raises(UnavailableError) as caught:
         harness.add("r3", [9])
     assert caught.value.code == "queue_full" and caught.value.retry_after_s == 1.0
-    assert str(caught.value) == "3 requests are queued, at most 3; try again in 1 s"
+    assert str(caught.value) == "3 requests wait, max_queued_requests is 1; try again in 1 s"
     harness.schedule()  # two are seated: one waits, one may
     with pytest.raises(UnavailableError):
         harness.add("r3", [9])
