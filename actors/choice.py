@@ -92,6 +92,7 @@ class Choice:
             hit if hit is not None else output.stop_reason,
             self._num_cached,
             self._queue_s,
+            output.speculation if self.is_done else None,
         )
 
     def _read(self, token_ids: list[int], output: RequestOutput) -> tuple[str, int]:

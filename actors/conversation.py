@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ..engine.errors import ConfigError
+from ..engine.types import SpeculationStats
 from .messages import Admitted, Chat, Generate, Sampling, TextDelta
 
 # Ollama's names for what we call otherwise.
@@ -32,6 +33,7 @@ class Costs(msgspec.Struct):
     first_s: float = 0.0
     """First output token."""
     total_s: float = 0.0
+    speculation: SpeculationStats | None = None
 
     def lines(self) -> str:
         """As text; rates count from the end of the queue and from the first token."""
@@ -42,7 +44,16 @@ class Costs(msgspec.Struct):
             f"total   {self.total_s:.2f} s\n"
             f"prompt  {self.prompt_tokens} tokens in {reading:.2f} s, {self.prompt_tokens / reading:.1f} tok/s\n"
             f"output  {self.output_tokens} tokens{rate}\n"
+            f"{self._drafts()}"
         )
+
+    def _drafts(self) -> str:
+        told = self.speculation
+        if told is None:
+            return ""
+        length = 1 + told.num_accepted / told.num_steps
+        methods = ", ".join(f"{m} {told.accepted.get(m, 0)} of {num}" for m, num in told.drafted.items())
+        return f"drafts  accepted {methods}; {length:.2f} tokens a step in {told.num_steps} steps with drafts\n"
 
 
 class Conversation:
@@ -143,5 +154,6 @@ def read_answer(items: Iterable[Admitted | TextDelta], write: Callable[[str], No
             costs.first_s = now_s
             costs.queue_s = item.queue_s
         costs.output_tokens = item.num_tokens
+        costs.speculation = item.speculation or costs.speculation
         if item.text:
             write(item.text)

@@ -354,7 +354,7 @@ class SchedulerActor(Actor):
         }
         samples, self._samples = self._samples, {}
         if self._proposer is not None:
-            values |= _drafts_of(core) | self._proposer.tally.values
+            values |= _drafts_of(core, self.setup.config.speculation.max_draft_tokens) | self._proposer.tally.values
             samples |= self._proposer.tally.take_samples()
         return Stats(self.name, self.epoch, values | self._counts, samples)
 
@@ -364,14 +364,16 @@ class SchedulerActor(Actor):
             await anyio.sleep(0.02)
 
 
-def _drafts_of(core: CoreStats) -> dict[str, float]:
-    """The core's counts of drafts, which know no method."""
+def _drafts_of(core: CoreStats, most: int) -> dict[str, float]:
+    """The core's counts of drafts, up to ``most`` a row; they know no method."""
     values: dict[str, float] = {
         "spec_decode_num_drafts": core.num_drafts,
         "spec_decode_num_draft_tokens": core.num_draft_tokens,
         "spec_decode_num_accepted_tokens": core.num_accepted_tokens,
     }
-    for position, num in enumerate(core.num_accepted_by_position):
+    by_position = core.num_accepted_by_position
+    for position in range(max(most, len(by_position))):
+        num = by_position[position] if position < len(by_position) else 0
         values[f"spec_decode_num_accepted_tokens_per_pos/{position}"] = num
     return values | {f"spec_stale_drafts/{reason}": num for reason, num in core.num_stale_drafts.items()}
 

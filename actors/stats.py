@@ -1,7 +1,7 @@
 """Actors' plain counters -> Prometheus text. One registry, in the gateway; names, labels and buckets are vLLM's.
 
-An actor counts into ints and sends a ``Stats`` now and then; keys are those of ``METRICS``, with ``/value`` behind a
-metric that has a label. Counters of a restarted actor go on where the dead one's ended.
+An actor counts into ints and sends a ``Stats`` now and then; keys are those of ``METRICS``, with ``/value`` behind them
+for each label of the metric. Counters of a restarted actor go on where the dead one's ended.
 """
 
 from bisect import bisect_left
@@ -32,6 +32,7 @@ _REQUEST_S = (
 _TOKENS = (
     1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000,
 )  # fmt: skip
+_SPEC_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
 _HTTP_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0)
 
 
@@ -44,10 +45,21 @@ class MetricKind(NamedTuple):
     text: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    is_optional: bool = False
+    """Shown once it was reported, not at 0 before."""
 
 
 def _histogram(name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> MetricKind:
     return MetricKind("histogram", name, text, labels, buckets)
+
+
+def _spec(name: str, text: str, *labels: str, kind: Literal["gauge", "counter"] = "counter") -> MetricKind:
+    """Of speculation: absent where it is not configured."""
+    return MetricKind(kind, name, text, labels, is_optional=True)
+
+
+def _spec_histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> MetricKind:
+    return MetricKind("histogram", name, text, labels, buckets, is_optional=True)
 
 
 METRICS: dict[str, MetricKind] = {
@@ -86,6 +98,28 @@ METRICS: dict[str, MetricKind] = {
     "requests_replayed": MetricKind("counter", "paceline_requests_replayed", "Requests computed anew after a death."),
     "wire_decode_errors": MetricKind("counter", "paceline_wire_decode_errors", "Bad frames received.", ("actor",)),
     "detokenize_repairs": MetricKind("counter", "paceline_detokenize_repairs", "Decoder states built anew."),
+    "spec_decode_num_drafts": _spec("vllm:spec_decode_num_drafts", "Rows in which drafts were verified."),
+    "spec_decode_num_draft_tokens": _spec("vllm:spec_decode_num_draft_tokens", "Drafts verified."),
+    "spec_decode_num_accepted_tokens": _spec("vllm:spec_decode_num_accepted_tokens", "Drafts accepted."),
+    "spec_decode_num_accepted_tokens_per_pos": _spec(
+        "vllm:spec_decode_num_accepted_tokens_per_pos", "Drafts accepted, by position.", "position"),
+    "spec_drafts": _spec("paceline_spec_drafts", "Rows in which drafts were verified.", "method"),
+    "spec_draft_tokens": _spec("paceline_spec_draft_tokens", "Drafts verified.", "method"),
+    "spec_accepted_tokens": _spec("paceline_spec_accepted_tokens", "Drafts accepted.", "method"),
+    "spec_accepted_per_pos": _spec(
+        "paceline_spec_accepted_per_pos", "Drafts accepted, by position.", "method", "position"),
+    "spec_stale_drafts": _spec("paceline_spec_stale_drafts", "Drafts dropped unverified.", "reason"),
+    "spec_ahead_hits": _spec("paceline_spec_ahead_hits", "Drafts made ahead of a result that it confirmed."),
+    "spec_ahead_misses": _spec("paceline_spec_ahead_misses", "Drafts made ahead of a result that it refuted."),
+    "spec_faults": _spec("paceline_spec_faults", "Proposals against the rules, and failures.", "method"),
+    "spec_disabled_state": _spec(
+        "paceline_spec_disabled_state", "Not 0 while speculation rests.", "reason", kind="gauge"),
+    "spec_k_chosen": _spec_histogram(
+        "paceline_spec_k_chosen", "Drafts of a step for each decoding request.", (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16)),
+    "spec_step_overhead": _spec_histogram(
+        "paceline_spec_step_overhead_seconds", "Pause of the device before a step with drafts.", _SPEC_S),
+    "spec_propose": _spec_histogram(
+        "paceline_spec_propose_seconds", "Time of one round of proposals.", _SPEC_S, "method"),
 }  # fmt: skip
 
 _Labels = tuple[str, ...]
@@ -153,20 +187,22 @@ class MetricsRegistry:
         before = last.values if last is not None and last.epoch == stats.epoch else {}
         self._last[stats.actor] = stats
         for name, value in stats.values.items():
-            key, _, label = name.partition("/")
+            key, *labels = name.split("/")
             metric = METRICS.get(key)
-            if metric is None or bool(label) != (len(metric.labels) == 1):
+            if metric is None or len(labels) != len(metric.labels) or metric.kind == "histogram":
                 self.num_unknown += 1
             elif metric.kind == "gauge":
-                self.set(key, value, *((label,) if label else ()))
+                self.set(key, value, *labels)
             else:
-                self.inc(key, max(0.0, value - before.get(name, 0.0)), *((label,) if label else ()))
-        for key, samples in stats.observations.items():
-            if key not in METRICS or METRICS[key].labels:
+                self.inc(key, max(0.0, value - before.get(name, 0.0)), *labels)
+        for name, samples in stats.observations.items():
+            key, *labels = name.split("/")
+            metric = METRICS.get(key)
+            if metric is None or len(labels) != len(metric.labels) or metric.kind != "histogram":
                 self.num_unknown += 1
                 continue
             for sample in samples[:MAX_OBSERVATIONS]:
-                self.observe(key, sample)
+                self.observe(key, sample, *labels)
 
     def take_state(self, state: EngineState) -> None:
         """Book which actors are up, and their restarts."""
@@ -188,7 +224,7 @@ class MetricsRegistry:
         names = [*self._common, *metric.labels]
         if metric.kind == "histogram":
             family = HistogramMetricFamily(metric.name, metric.text, labels=names)
-            empty = {} if metric.labels else {(): Histogram(metric.buckets)}
+            empty = {} if metric.labels or metric.is_optional else {(): Histogram(metric.buckets)}
             for labels, histogram in (self._histograms.get(key) or empty).items():
                 family.add_metric([*common, *labels], histogram.cumulative(), histogram.total)
             if family.samples:
@@ -196,7 +232,7 @@ class MetricsRegistry:
             return
         kind = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
         family = kind(metric.name, metric.text, labels=names)
-        series = self._values.get(key) or ({} if metric.labels else {(): 0.0})
+        series = self._values.get(key) or ({} if metric.labels or metric.is_optional else {(): 0.0})
         for labels, value in series.items():
             family.add_metric([*common, *labels], value)
         if family.samples:

@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from ..engine.core.plan import RequestOutput
 from ..engine.errors import ActorError, PacelineError, UnavailableError
-from ..engine.types import ErrorInfo, RequestId
+from ..engine.types import ErrorInfo, RequestId, SpeculationControl
 from .actor import Actor, Setup, describe
 from .choice import Choice, MissingTokens
 from .mailbox import Mailbox, MailboxFull
@@ -249,6 +249,7 @@ class Tokenizer(Actor):
                     # A fork computes no prompt of its own, so it would have no log-probabilities of it.
                     adds[0].request_id if adds and prompt_logprobs is None else None,
                     deadline_s=deadline_s,
+                    speculation=_control(generate),
                 )
             )
         return adds
@@ -383,6 +384,13 @@ def _num_chars(what: Chat | list[Any] | str | None) -> int:
     if isinstance(what, Chat):
         what = [what.messages, what.tools, what.documents, what.template_kwargs]
     return num_chars(what)
+
+
+def _control(generate: Generate) -> SpeculationControl | None:
+    """The call's wish; with stop strings the scheduler reports each time, for it does not know which output is last."""
+    if not generate.sampling.stop:
+        return generate.speculation
+    return msgspec.structs.replace(generate.speculation or SpeculationControl(), always_report=True)
 
 
 def _info(error: Exception) -> ErrorInfo:

@@ -6,8 +6,10 @@ from typing import Any
 import msgspec
 
 from ...engine.errors import UnavailableError
+from ...engine.types import SpeculationStats
 from ..messages import Admitted, PositionLogprobs, TextDelta, TextLogprob
 from .openai_calls import ParsedCall
+from .openai_speculation import metrics
 
 _LEAST_LOGPROB = -9999.0
 """How -inf is written: JSON has none."""
@@ -27,7 +29,8 @@ class Gathered:
     """One choice, as far as it has come."""
 
     __slots__ = (
-        "finish_reason", "logprobs", "num_cached", "num_tokens", "prompt_logprobs", "stop_reason", "text", "token_ids",
+        "finish_reason", "logprobs", "num_cached", "num_tokens", "prompt_logprobs", "speculation", "stop_reason",
+        "text", "token_ids",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -39,6 +42,7 @@ class Gathered:
         self.num_cached = 0
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
+        self.speculation: SpeculationStats | None = None
 
     def add(self, delta: TextDelta) -> None:
         """Take the next delta of this choice."""
@@ -52,6 +56,7 @@ class Gathered:
         if delta.finish_reason is not None:
             self.finish_reason = finish_reason(delta)
             self.stop_reason = delta.stop_reason
+            self.speculation = delta.speculation
 
 
 def finish_reason(delta: TextDelta) -> str | None:
@@ -108,7 +113,7 @@ def completion_answer(
                 "prompt_logprobs": prompt_logprobs(choice.prompt_logprobs) if call.wants_prompt_logprobs else None,
             }
         )
-    return _root("text_completion", head, rows, whole_usage(admitted, choices, n))
+    return _root("text_completion", head, rows, whole_usage(admitted, choices, n)) | _metrics(choices)
 
 
 def chat_answer(
@@ -138,7 +143,14 @@ def chat_answer(
     return _root("chat.completion", head, rows, whole_usage(admitted, choices, call.generate.n)) | {
         "prompt_logprobs": told,
         "prompt_token_ids": prompt.token_ids if returns_ids else None,
+        **_metrics(choices),
     }
+
+
+def _metrics(choices: Sequence[Gathered]) -> dict[str, Any]:
+    """For a single choice only: sums over several would be nobody's figures."""
+    stats = choices[0].speculation if len(choices) == 1 else None
+    return {} if stats is None else {"metrics": metrics(stats)}
 
 
 def _root(kind: str, head: AnswerHead, choices: list[dict[str, Any]], used: dict[str, Any]) -> dict[str, Any]:

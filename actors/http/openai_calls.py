@@ -16,6 +16,7 @@ from ...engine.errors import InvalidRequestError
 from ..messages import Chat, Generate, Sampling
 from .errors import describe
 from .openai_fields import UNSUPPORTED, Body, CompletionBody
+from .openai_speculation import control
 
 MAX_PROMPTS = 1024
 MAX_N = 128
@@ -46,6 +47,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     has_priorities: bool = False
     timeout_s: float = 600.0
     chat_template: str = ""
+    speculators: list[str] = []
+    """Methods that are loaded."""
+    max_draft_tokens: int = 0
 
 
 class ParsedCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +149,7 @@ def build_call(
             prompts=prompts,
             chat=chat,
             add_special_tokens=add_special_tokens,
+            speculation=control(body.speculation, bounds.speculators, bounds.max_draft_tokens),
         ),
         request_id=request_id or _request_id(body.request_id),
         stream=stream,
@@ -215,11 +220,6 @@ def refuse_unsupported(body: Body, fields: dict[str, msgspec.Raw]) -> None:
             raise unsupported(name)
     if body.response_format is not None and body.response_format.get("type") != "text":
         raise unsupported("response_format", 'other than {"type": "text"} ')
-    if isinstance(body.speculation, dict):
-        what = "speculation names methods, but no speculator is loaded"
-        raise InvalidRequestError(
-            f"{what}; send true, false or null", param="speculation", code="unsupported_parameter"
-        )
 
 
 def unsupported(param: str, which: str = "") -> InvalidRequestError:

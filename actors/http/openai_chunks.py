@@ -53,9 +53,10 @@ class ChunkWriter:
         """The event or events of one piece; ``usage`` is encoded already, and empty unless it goes with each chunk."""
         raise NotImplementedError
 
-    def last(self, usage: bytes) -> bytes:
-        """The chunk that has only the usage."""
-        return b"".join((self._root, b'],"usage":', usage, _END))
+    def last(self, usage: bytes, metrics: bytes = b"") -> bytes:
+        """The chunk that has only the usage, and the metrics where there are any."""
+        told = (b',"metrics":', metrics) if metrics else ()
+        return b"".join((self._root, b'],"usage":', usage, *told, _END))
 
     def _start(self, index: int) -> bytes:
         raise NotImplementedError

@@ -4,10 +4,12 @@ from typing import Any
 
 import msgspec
 
+from ...engine.types import SpeculationStats
 from ..messages import Admitted, PositionLogprobs, TextDelta
 from .openai_answers import chat_logprobs, finish_reason, legacy_logprobs, prompt_logprobs, usage
 from .openai_calls import ParsedCall
 from .openai_chunks import DONE, ChunkWriter, Piece
+from .openai_speculation import metrics
 
 
 class _Choice:
@@ -37,6 +39,7 @@ class StreamedCall:
         self._admitted = admitted
         self._first_texts = first_texts or {}
         self._is_chat = call.generate.chat is not None
+        self._speculation: SpeculationStats | None = None
         self._choices = [_Choice() for _ in range(call.num_choices)]
 
     def add(self, delta: TextDelta) -> bytes:
@@ -45,6 +48,8 @@ class StreamedCall:
         choice.num_tokens = delta.num_tokens
         choice.num_cached = max(choice.num_cached, delta.num_cached)
         choice.held.append(delta)
+        if delta.speculation is not None and len(self._choices) == 1:
+            self._speculation = delta.speculation
         is_due = (
             not choice.is_begun
             or delta.finish_reason is not None
@@ -62,7 +67,10 @@ class StreamedCall:
 
     def last(self) -> bytes:
         """What follows the choices."""
-        return self._writer.last(self._usage()) + DONE if self._call.include_usage else DONE
+        if not self._call.include_usage:
+            return DONE
+        told = b"" if self._speculation is None else msgspec.json.encode(metrics(self._speculation))
+        return self._writer.last(self._usage(), told) + DONE
 
     def _usage(self) -> bytes:
         num_output = sum(c.num_tokens for c in self._choices)

@@ -69,6 +69,8 @@ class Service:
             has_priorities=config.scheduler.policy == "priority",
             timeout_s=config.server.request_timeout_s,
             chat_template=self._card.chat_template or "",
+            speculators=config.speculation.methods,
+            max_draft_tokens=config.speculation.max_draft_tokens,
         )
 
     def check_model(self, name: str | None) -> None:
