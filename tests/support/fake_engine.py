@@ -23,7 +23,7 @@ from paceline.actors.messages import (
 from paceline.engine.config import Config, Server
 from paceline.engine.errors import PacelineError
 from paceline.engine.store.located import ModelCard, TokenizerSource
-from paceline.engine.types import ModelConfig
+from paceline.engine.types import ModelConfig, SpeculationStats
 
 MAX_MODEL_LEN = 256
 VOCAB_SIZE = 1000
@@ -77,6 +77,8 @@ class FakeEngine:
         """Waited for before the second token."""
         self.delay_s = 0.0
         self.text = "tok{i} "
+        self.speculation: SpeculationStats | None = None
+        """Told with every choice's last delta."""
         self.stop_at: int | None = None
         """Token at which every choice ends with a stop."""
 
@@ -148,6 +150,7 @@ class FakeEngine:
             "halt" if is_stop else None,
             2 if index % call.n == 0 else 0,
             0.25,
+            self.speculation if is_stop or is_last else None,
         )
 
 
