@@ -56,11 +56,11 @@ CORE_STDLIB_BANNED = {"time", "random", "uuid", "socket", "threading", "asyncio"
 NO_TORCH = [
     "paceline", "paceline.engine.types", "paceline.engine.errors", "paceline.engine.config", "paceline.engine.sizing",
     "paceline.engine.plugins", "paceline.engine.core.scheduler", "paceline.engine.store.resolve",
-    "paceline.engine.store.card", "paceline.spec_decode.base",
-    "paceline.spec_decode.adapt", "paceline.spec_decode.proposer", "paceline.spec_decode.speculators.ngram",
-    "paceline.spec_decode.speculators.suffix", "paceline.actors.speculation", "paceline.actors.messages", "paceline.actors.supervisor",
-    "paceline.actors.tokenizer", "paceline.actors.scheduler", "paceline.actors.client", "paceline.actors.stats",
-    "paceline.actors.cli", "paceline.actors.commands.serve", "paceline.actors.commands.run",
+    "paceline.engine.store.card", "paceline.spec_decode.base", "paceline.spec_decode.adapt",
+    "paceline.spec_decode.proposer", "paceline.spec_decode.speculators.ngram",
+    "paceline.spec_decode.speculators.suffix", "paceline.actors.speculation", "paceline.actors.messages",
+    "paceline.actors.supervisor", "paceline.actors.tokenizer", "paceline.actors.scheduler", "paceline.actors.client",
+    "paceline.actors.stats", "paceline.actors.cli", "paceline.actors.commands.serve", "paceline.actors.commands.run",
     "paceline.actors.commands.pull", "paceline.actors.http.gateway", "paceline.actors.http.app",
 ]  # fmt: skip
 
