@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from ..errors import BadModelFileError
@@ -168,10 +169,15 @@ def _slice(data: torch.Tensor, info: Any, data_start: int) -> torch.Tensor:
     return raw.view(_TYPES[info.dtype]).view(info.shape)
 
 
+def _is_written(part: Path) -> bool:
+    """Whether its writer may still live. A wrong answer, as for another container's process, costs one slow start."""
+    return psutil.pid_exists(int(part.suffix.split("-")[1]))
+
+
 def _make_room(where: Path, size: int) -> None:
     """Delete least recently used files until ``size`` more bytes fit, and parts that a killed process left."""
     for part in where.glob("*.part-*"):
-        if time.time() - part.stat().st_mtime > _STALE_S:
+        if not _is_written(part) or time.time() - part.stat().st_mtime > _STALE_S:
             part.unlink(missing_ok=True)
     kept = sorted((p.stat().st_mtime, p.stat().st_size, p) for p in where.glob("*.safetensors"))
     total = sum(num_bytes for _, num_bytes, _ in kept)

@@ -91,6 +91,7 @@ def test_the_least_recently_used_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stale = tmp_path / "x.part-1-2"
     stale.write_bytes(b"")
     os.utime(stale, (0, 0))
+    (tmp_path / "x.part-999999999-2").write_bytes(b"")  # new, but its writer is dead
     cache = PackedCache(tmp_path / "mine.safetensors", "me")
     cache.get("one", lambda: (torch.zeros(500, dtype=torch.uint8),))
     cache.save()
