@@ -83,6 +83,20 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     max_draft_tokens: int
 
 
+class ModelContext(Context, frozen=True, kw_only=True):
+    """What a speculator in a process of its own is built for, and the model that was loaded there for it."""
+
+    model: Any
+    """``engine.nn.model.Model``."""
+    kv: Any
+    """``engine.nn.model.KVCache``, all of it this speculator's."""
+    device: str = "cpu"
+    num_ids: int
+    """Ids that the tokenizer knows; logits may be wider."""
+    rule: str = "coupled"
+    """The acceptance rule that will judge the drafts."""
+
+
 class Speculator(Protocol):
     """One method at work. Called from one place; requests are known by id between ``open`` and ``close``."""
 
