@@ -26,6 +26,7 @@ ROLES = {
     "tokenizer": ".tokenizer:Tokenizer",
     "scheduler": ".scheduler:SchedulerActor",
     "target": ".target:Target",
+    "draft": ".draft:Draft",
 }
 _PR_SET_PDEATHSIG = 1
 
@@ -72,7 +73,7 @@ def _die_with_parent(setup: Setup) -> None:
 
     An actor that may hang inside a device call is killed by the kernel as well; the others clean up for it.
     """
-    if role_of(setup.actor) == "target" and sys.platform == "linux":
+    if role_of(setup.actor) in ("target", "draft") and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:

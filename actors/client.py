@@ -17,6 +17,7 @@ from ..engine.errors import ActorError, DeadlineError, UnavailableError
 from ..engine.store.located import Located, ModelCard
 from .actor import root_cause
 from .call import Call, error_of
+from .draft_files import find_drafter
 from .mailbox import Mailbox, MailboxFull
 from .messages import (
     AbortCall,
@@ -223,7 +224,8 @@ class EngineClient:
         failure: BaseException | None = None
         with private_folder() as folder:
             actors = ("tokenizer", "scheduler", "target")
-            supervisor = Supervisor(config, located, card, actors, folder, entries=entries)
+            drafter = find_drafter(config)
+            supervisor = Supervisor(config, located, card, actors, folder, entries=entries, drafter=drafter)
             mailbox = ZmqMailbox("gateway", 0, folder)
             client = cls(mailbox)
             try:

@@ -6,7 +6,7 @@ ids travel, tensors never do. What the core defines (``StepPlan``, ``StepResult`
 
 Who talks to whom::
 
-    gateway <-> tokenizer <-> scheduler <-> target
+    gateway <-> tokenizer <-> scheduler <-> target, draft
        ^            ^             ^          ^
        +------------+-- supervisor ----------+     (Hello, Heartbeat, Failed up; Stop, Drain, ActorLost down)
     every actor -> gateway: Stats
@@ -322,6 +322,53 @@ class Abort(Message, frozen=True):
     request_id: RequestId
 
 
+# --- scheduler <-> draft ----------------------------------------------------------------------------------------------
+
+
+class Open(Message, frozen=True):
+    """A request to draft for, from its beginning or anew. No answer."""
+
+    request_id: RequestId
+    epoch: int
+    token_ids: list[int]
+    """Prompt and output so far."""
+    params: SamplingParams
+
+
+class DraftAsk(msgspec.Struct, frozen=True, array_like=True):
+    """Drafts wanted behind the ``base_len`` committed tokens of a request."""
+
+    request_id: RequestId
+    epoch: int
+    base_len: int
+    delta: list[int]
+    """Committed since the last message about it."""
+    depth: int
+
+
+class Propose(Message, frozen=True):
+    """Ask for drafts for several requests at once; each ask is answered by one ``Drafts``, empty if need be."""
+
+    asks: list[DraftAsk]
+    deadline_s: float = 0.0
+    """Seconds; 0 = none."""
+
+
+class Commit(Message, frozen=True):
+    """Committed tokens from position ``start`` on, told while no drafts are wanted. No answer."""
+
+    request_id: RequestId
+    epoch: int
+    start: int
+    token_ids: list[int]
+
+
+class Close(Message, frozen=True):
+    """The request has ended. No answer."""
+
+    request_id: RequestId
+
+
 TokenizerInbox: TypeAlias = (
     Generate
     | AbortCall
@@ -336,6 +383,7 @@ TokenizerInbox: TypeAlias = (
     | Stop
 )
 SchedulerInbox: TypeAlias = Add | Abort | Drafts | StepResult | Hello | ActorLost | Drain | Stop
+DraftInbox: TypeAlias = Open | Propose | Commit | Close | ActorLost | Drain | Stop
 TargetInbox: TypeAlias = StepPlan | ActorLost | Drain | Stop
 GatewayInbox: TypeAlias = Admitted | CallFailed | TextDelta | Tokenized | EngineState | Stats | ActorLost | Drain | Stop
 SupervisorInbox: TypeAlias = Hello | Heartbeat | Failed

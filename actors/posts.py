@@ -25,6 +25,8 @@ class Post:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.is_needed = not name.startswith("draft")
+        """Whether the engine is of use without it."""
         self.state: Literal["starting", "ok", "stalled", "lost"] = "starting"
         self.loops = False
         """In a crash loop: set by the death that makes one, cleared by a Hello."""
@@ -115,12 +117,14 @@ EngineCondition = Literal["starting", "ok", "degraded", "recovering", "draining"
 
 def condition(posts: Sequence[Post], *, was_ready: bool, draining: bool) -> EngineCondition:
     """The engine's state from those of its actors."""
-    if any(post.loops for post in posts):
+    if any(post.loops and post.is_needed for post in posts):
         return "failed"
     if draining:
         return "draining"
     if all(post.state == "ok" for post in posts):
         return "ok"
+    if was_ready and all(post.state == "ok" for post in posts if post.is_needed):
+        return "degraded"
     return "recovering" if was_ready else "starting"
 
 

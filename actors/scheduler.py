@@ -57,6 +57,8 @@ class SchedulerActor(Actor):
         """None until the first target has told its sizes."""
         self._proposer: Proposer | None = None
         """None where no speculator is configured."""
+        self._drafter = speculation.make_link(setup.config, mailbox, anyio.current_time)
+        """The way to the draft actor; None where none is configured."""
         self._target: str | None = None
         self._target_epoch = -1
         self._lost_s = 0.0
@@ -84,7 +86,12 @@ class SchedulerActor(Actor):
             case Abort():
                 self._abort(message.request_id)
             case Drafts() if self.core is not None:
-                self._offer(self.core, message)
+                landed = message if self._drafter is None else self._drafter.land(message)
+                if landed is not None:
+                    self._offer(self.core, landed)
+            case Hello() if message.actor.startswith("draft"):
+                if self._drafter is not None:
+                    self._drafter.meet(message)
             case Hello():
                 self._meet(sender, message)
             case ActorLost():
@@ -177,6 +184,8 @@ class SchedulerActor(Actor):
         if hello.epoch <= self._target_epoch:
             return
         self._forget()
+        if self._drafter is not None:
+            self._drafter.meet_target(hello, self.setup.card.name)
         sizes = CoreConfig(
             num_blocks=hello.num_blocks,
             block_size=hello.block_size,
@@ -190,7 +199,7 @@ class SchedulerActor(Actor):
             self.core = None
         if self.core is None:
             self.core = Scheduler(sizes)
-            self._proposer = speculation.build(self.setup.config, sizes, hello.step_costs)
+            self._proposer = speculation.build(self.setup.config, sizes, hello.step_costs, self._drafter)
         self._target, self._target_epoch = sender, hello.epoch
         held, self._held = self._held, {}
         for tokenizer, add, arrived_s in held.values():
@@ -201,6 +210,9 @@ class SchedulerActor(Actor):
             self._forget()
             self._target, self._target_epoch = None, lost.epoch
             self._lost_s = anyio.current_time()
+        elif lost.actor.startswith("draft"):
+            if self._drafter is not None:
+                self._drafter.lost(lost.epoch)
         elif lost.actor.startswith("tokenizer"):
             for request_id in [*self._live, *self._held]:
                 self._abort(request_id)
@@ -249,6 +261,8 @@ class SchedulerActor(Actor):
         """None = nothing to do before a message comes. A plan in flight brings one; else a deadline may pass first."""
         if self._outputs:
             return _RETRY_S
+        if self._drafter is not None and (wait_s := self._drafter.wait_s()):
+            return wait_s
         if self._open:
             return None
         if self.core is None or self._target is None:
@@ -278,6 +292,8 @@ class SchedulerActor(Actor):
             return core.schedule(now_s)
         for drafts in self._proposer.propose():
             self._offer(core, drafts)
+        if self._drafter is not None and self._drafter.wait_s() and not core.has_prompts:
+            return None  # drafts are on their way; a prompt would not wait for them
         depths = self._proposer.depths()
         return None if self._proposer.waits(depths) else core.schedule(now_s, depths)
 

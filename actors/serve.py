@@ -11,9 +11,10 @@ import anyio
 import msgspec
 
 from ..engine.config import Config
-from ..engine.errors import ConfigError, PacelineError
+from ..engine.errors import BadModelFileError, ConfigError, PacelineError, StoreError
 from ..engine.store.located import Located, ModelCard
 from .actor import root_cause
+from .draft_files import find_drafter
 from .listen import bind, url
 from .messages import Hello
 from .supervisor import Supervisor, private_folder
@@ -47,10 +48,13 @@ def serve(
     second one ends at once. ``entries`` replaces roles by ``module:Class``, for tests.
     """
     try:
+        drafter = find_drafter(config)
         with bind(config.server.host, config.server.port) as listener, private_folder() as folder:
-            supervisor = Supervisor(config, located, card, ACTORS, folder, listener=listener, entries=entries)
+            supervisor = Supervisor(
+                config, located, card, ACTORS, folder, listener=listener, entries=entries, drafter=drafter
+            )
             return anyio.run(_serve, config, supervisor, listener, on_ready or announce)
-    except ConfigError as e:
+    except (ConfigError, StoreError, BadModelFileError) as e:
         return _fail(e)
 
 

@@ -1,19 +1,28 @@
 """From the config to a ``Proposer``: load the methods placed in the scheduler process and the policy. No torch."""
 
+from collections.abc import Callable
+from typing import cast
+
 from ..engine import plugins
 from ..engine.config import Config, method_config
 from ..engine.core.limits import CoreConfig
+from ..engine.errors import ConfigError
 from ..spec_decode.adapt import Fixed, Goodput, Policy, Table
 from ..spec_decode.base import Context
 from ..spec_decode.live import Method
 from ..spec_decode.proposer import Proposer
+from ..spec_decode.speculators import draft_model
 from ..spec_decode.step_costs import StepCosts
+from .draft_link import DraftLink
+from .mailbox import Mailbox
 
 _FOLDER = "spec_decode.speculators"
 
 
-def build(config: Config, sizes: CoreConfig, step_costs: list[tuple[int, float]]) -> Proposer | None:
-    """None where no method is configured: then nothing of speculation runs.
+def build(
+    config: Config, sizes: CoreConfig, step_costs: list[tuple[int, float]], link: DraftLink | None = None
+) -> Proposer | None:
+    """None where no method is configured: then nothing of speculation runs. ``link`` leads to the draft actor.
 
     Raises:
         ConfigError: a method's table does not fit.
@@ -35,8 +44,31 @@ def build(config: Config, sizes: CoreConfig, step_costs: list[tuple[int, float]]
             speculator = plugin.build(method_config(section, name), context)
             speculator.warmup()
             methods.append(Method(name, speculator))
+        elif link is not None and name == draft_model.NAME:
+            methods.append(Method(name, link))
+        else:
+            raise ConfigError(
+                f"speculation.methods: {name} runs in a {plugin.PLACEMENT} of its own, for which there is only "
+                f"{draft_model.NAME}; leave it out"
+            )
     costs = StepCosts(step_costs)
     return Proposer(methods, _policy(config, costs), costs, section.max_draft_tokens)
+
+
+def make_link(config: Config, mailbox: Mailbox, clock: Callable[[], float]) -> DraftLink | None:
+    """The way to the draft actor; None where none is configured."""
+    section = config.speculation
+    if draft_model.NAME not in section.methods or not section.max_draft_tokens:
+        return None
+    settings = cast(draft_model.Config, method_config(section, draft_model.NAME))
+    return DraftLink(
+        mailbox,
+        draft_model.NAME,
+        max_draft_tokens=section.max_draft_tokens,
+        clock=clock,
+        is_ahead=settings.mode == "ahead",
+        timeout_s=settings.timeout_ms / 1000,
+    )
 
 
 def _policy(config: Config, costs: StepCosts) -> Policy:

@@ -63,14 +63,17 @@ class Supervisor:
         *,
         listener: socket.socket | None = None,
         entries: Mapping[str, str] | None = None,
+        drafter: tuple[Located, ModelCard] | None = None,
     ) -> None:
-        self.posts = {name: Post(name) for name in actors}
+        self.posts = {name: Post(name) for name in (*actors, *(["draft"] if drafter else []))}
+        """A draft actor is kept where there is a ``drafter``, the model for it; the engine is of use without it."""
         self.draining = False
         self.is_ready = False
         """Whether all actors have worked at the same time once."""
         self._config = config
         self._located = located
         self._card = card
+        self._drafter = drafter
         self._folder = folder
         self._listener = listener
         self._entries = dict(entries or {})
@@ -148,7 +151,7 @@ class Supervisor:
         delay_s = post.died(cause, anyio.current_time())
         self._tell_lost(post, epoch)
         self._publish()
-        if not self.is_ready and not started and (failure is not None or post.loops):
+        if post.is_needed and not self.is_ready and not started and (failure is not None or post.loops):
             raise _start_error(post, failure, cause)
         log.warning("%s died: %s; next start in %.1f s", post.name, cause, delay_s)
         await anyio.sleep(delay_s)
@@ -158,13 +161,15 @@ class Supervisor:
         config, before = self._config, self._target_hello
         if before is not None and before.actor == post.name and before.epoch == epoch - 1:
             config = _same_sizes(config, before)
+        is_drafter = self._drafter is not None and post.name == "draft"
+        located, card = self._drafter if self._drafter is not None and is_drafter else (self._located, self._card)
         return Setup(
             actor=post.name,
             epoch=epoch,
             folder=self._folder,
             config=config,
-            located=self._located,
-            card=self._card,
+            located=located,
+            card=card,
             entry=self._entries.get(post.name, ""),
             epochs={p.name: p.next_epoch for p in self.posts.values() if p.next_epoch > 0},
             socket_fd=self._listener.fileno() if takes_calls and self._listener is not None else -1,
@@ -206,7 +211,7 @@ class Supervisor:
         post.welcome(hello, anyio.current_time())
         if post.name.startswith("target"):
             self._target_hello = hello
-        if all(p.state == "ok" for p in self.posts.values()):
+        if all(p.state == "ok" for p in self.posts.values() if p.is_needed):
             self.is_ready = True
             self._all_ok.set()
         self._publish()

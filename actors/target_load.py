@@ -18,9 +18,22 @@ from ..engine.execution.kv_pool import allocate, page_dtype
 from ..engine.execution.profile import measure
 from ..engine.execution.runner import Runner
 from ..engine.nn.load import load_model
+from ..engine.nn.model import KVCache, Model
 from ..engine.store.located import Located, ModelCard
 from ..engine.types import SamplingParams
 from ..kernels import dispatch
+
+
+@dataclass(slots=True)
+class Pages:
+    """A model and KV pages for it."""
+
+    model: Model
+    kv: KVCache
+    device: torch.device
+    sizes: sizing.Sizes
+    facts: dict[str, str]
+    """For people: device, dtype, threads, load seconds, what was shrunk."""
 
 
 @dataclass(slots=True)
@@ -42,6 +55,24 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
         BadModelFileError: the weights are damaged or of no kind we read.
         ConfigError: no such device, or the model or its KV pool does not fit into memory.
     """
+    pages = load_pages(config, located, card)
+    began_s = time.monotonic()
+    sizes = pages.sizes
+    rule = plugins.load("spec_decode.rules", config.speculation.rule).build(None)
+    runner = Runner(pages.model, pages.kv, rule, device=pages.device)
+    warm_up(runner, min(sizes.max_model_len, config.scheduler.max_num_batched_tokens), config.cache.block_size)
+    step_costs = _measure(runner, config, sizes)
+    facts = {**pages.facts, "warm_up_s": f"{time.monotonic() - began_s:.2f}"}
+    return Loaded(runner, sizes, facts, step_costs)
+
+
+def load_pages(config: Config, located: Located, card: ModelCard) -> Pages:
+    """Weights in memory, and a KV pool in what is left of it, as the sections ``target`` and ``cache`` say.
+
+    Raises:
+        BadModelFileError: the weights are damaged or of no kind we read.
+        ConfigError: no such device, or the model or its KV pool does not fit into memory.
+    """
     began_s = time.monotonic()
     device = choose_device(config.target.device)
     num_threads = config.target.num_threads or _num_cores()
@@ -51,26 +82,21 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
     if dtype_name == "auto":
         dtype_name = "int8" if device.type == "cpu" else "bfloat16"
     model = load_model(card, located, dtype=dtype_name, device=str(device))
-    weights_s = time.monotonic()
+    load_s = time.monotonic() - began_s
     dtype = page_dtype(config.cache.dtype)
     free = sizing.free_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     sizes = sizing.decide(model.config, config, free, dtype.itemsize)
     kv = allocate(model.config, sizes.num_blocks, config.cache.block_size, dtype, device)
-    rule = plugins.load("spec_decode.rules", config.speculation.rule).build(None)
-    runner = Runner(model, kv, rule, device=device)
-    warm_up(runner, min(sizes.max_model_len, config.scheduler.max_num_batched_tokens), config.cache.block_size)
-    step_costs = _measure(runner, config, sizes)
     facts = {
         "device": str(device),
         "dtype": dtype_name,
         "kv_dtype": str(dtype).removeprefix("torch."),
         "threads": str(num_threads),
-        "load_s": f"{weights_s - began_s:.2f}",
-        "warm_up_s": f"{time.monotonic() - weights_s:.2f}",
+        "load_s": f"{load_s:.2f}",
         **{f"kernel_{op}": told for op, told in dispatch.why(device.type).items()},
         **{f"note_{i}": note for i, note in enumerate(sizes.notes)},
     }
-    return Loaded(runner, sizes, facts, step_costs)
+    return Pages(model, kv, device, sizes, facts)
 
 
 def _measure(runner: Runner, config: Config, sizes: sizing.Sizes) -> list[tuple[int, float]]:

@@ -11,6 +11,7 @@ import msgspec
 from ..engine.errors import WireError
 from .messages import (
     PROTOCOL_VERSION,
+    DraftInbox,
     GatewayInbox,
     SchedulerInbox,
     SupervisorInbox,
@@ -26,6 +27,7 @@ _INBOXES: dict[str, Any] = {
     "tokenizer": TokenizerInbox,
     "scheduler": SchedulerInbox,
     "target": TargetInbox,
+    "draft": DraftInbox,
     "supervisor": SupervisorInbox,
 }
 _encoder = msgspec.msgpack.Encoder()

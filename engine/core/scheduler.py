@@ -119,6 +119,11 @@ class Scheduler:
         """Is a request alive, a plan unanswered, or an output not taken?"""
         return bool(self._requests or self._running.open or self._outputs)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Does a request wait for its prompt to be computed, or for admission?"""
+        return bool(self._running.prefilling or self._waiting.queue)
+
     def next_deadline(self) -> float | None:
         """When ``schedule`` should be called at the latest although nothing happens."""
         return self._deadlines.next_s(self._requests)

@@ -1,0 +1,90 @@
+"""From a Setup to a draft model that is ready: weights, KV pages of its own, and a speculator that has run once.
+
+Runs in the draft actor's process only. The config's sections for the target's model are filled with those of the draft
+model, so that both are loaded by the same code.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+
+from ..engine import plugins
+from ..engine.config import Config, method_config
+from ..engine.formats.headers import gguf
+from ..engine.store.located import Located, ModelCard, TokenizerSource
+from ..spec_decode.base import ModelContext
+from ..spec_decode.drafter import Drafter
+from ..spec_decode.speculators import draft_model
+from .target_load import choose_device, load_pages
+
+_UNUSED = 5
+"""The kind of a GGUF token that only fills up the table."""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A speculator and what others must know of it."""
+
+    speculator: Drafter
+    num_blocks: int
+    step_costs: list[tuple[int, float]]
+    """Requests, seconds of one draft for each."""
+    facts: dict[str, str]
+
+
+def load(config: Config, located: Located, card: ModelCard) -> Loaded:
+    """Everything that stands between a process and its first draft.
+
+    Raises:
+        BadModelFileError: the weights are damaged or of no kind we read.
+        ConfigError: no such device, or the model or its KV pool does not fit into memory.
+    """
+    name = draft_model.NAME
+    settings = cast(draft_model.Config, method_config(config.speculation, name))
+    pages = load_pages(_as_target(config, settings, card), located, card)
+    context = ModelContext(
+        vocab_size=card.model.vocab_size,
+        max_model_len=pages.sizes.max_model_len,
+        max_num_seqs=config.scheduler.max_num_seqs,
+        max_draft_tokens=config.speculation.max_draft_tokens,
+        model=pages.model,
+        kv=pages.kv,
+        device=str(pages.device),
+        num_ids=num_token_ids(card.tokenizer) or card.model.vocab_size,
+        rule=config.speculation.rule,
+    )
+    speculator = plugins.load("spec_decode.speculators", name).build(settings, context)
+    speculator.warmup()
+    return Loaded(speculator, pages.sizes.num_blocks, speculator.costs, {"model": card.name, **pages.facts})
+
+
+def _as_target(config: Config, settings: draft_model.Config, card: ModelCard) -> Config:
+    """The config with which the draft model is loaded as the target is."""
+    is_shared = choose_device(config.target.device).type == choose_device(settings.device).type == "cpu"
+    target = msgspec.structs.replace(
+        config.target,
+        device=settings.device,
+        dtype=settings.dtype,
+        num_threads=settings.num_threads or (1 if is_shared else 0),
+        max_model_len=min(config.target.max_model_len, card.model.max_position),
+    )
+    cache = msgspec.structs.replace(
+        config.cache,
+        num_blocks=settings.num_blocks,
+        max_bytes=settings.max_bytes,
+        memory_fraction=settings.memory_fraction,
+    )
+    return msgspec.structs.replace(config, target=target, cache=cache)
+
+
+def num_token_ids(source: TokenizerSource) -> int:
+    """Ids from 0 on that mean something; the logits may be wider. 0 = unknown."""
+    if source.kind == "json":
+        from tokenizers import Tokenizer
+
+        return 1 + max(Tokenizer.from_file(source.path).get_vocab(with_added_tokens=True).values(), default=-1)
+    kinds = gguf.read_header(source.path).metadata.get("tokenizer.ggml.token_type")
+    if not isinstance(kinds, list):
+        return 0
+    return 1 + max((place for place, kind in enumerate(kinds) if kind != _UNUSED), default=-1)
