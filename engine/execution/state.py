@@ -183,7 +183,7 @@ class RequestTable:
         for ids, weights in row.draft_q:
             self._check_tokens(np.asarray(ids, np.int64))
             if len(ids) != len(weights) or not ids or len(set(ids)) != len(ids):
-                raise RowError(f"a draft's law has {len(ids)} ids, {len(set(ids))} of them distinct, {len(weights)} weights")
+                raise RowError(f"a draft's law has {len(set(ids))} distinct ids of {len(ids)}, {len(weights)} weights")
             if not all(0.0 < w < math.inf for w in weights):
                 raise RowError("a draft's law has a weight that is not a positive number")
 

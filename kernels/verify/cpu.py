@@ -9,14 +9,16 @@ import torch
 
 from .. import noise
 from ..dispatch import backend
-from ..native import load
-
-why_not = load.why_not
 
 _REACH = 2.0**-38
 """Weights below this share of the row's largest never win: exponentials lie between 2**-33 and 33 * log(2) < 2**4.6."""
 _MOST_ELEMENTS = 1 << 18
 """Rows of logits are read in slices of about this many, which stay in a core's cache."""
+
+
+def why_not(device: str) -> str | None:
+    """Why this cannot serve a kind of device, or None."""
+    return None if device == "cpu" else f"chosen for cpu, not {device}"
 
 
 def run(
@@ -86,24 +88,32 @@ def _judge(
     p_draft, q_draft = p.where(hit, 0.0).amax(-1), q.where(hit, 0.0).sum(-1)
     ratio = torch.where(q_draft > 0, p_draft / q_draft, 0.0)  # a draft that its drafter could not have said is refused
     columns = torch.arange(int(depths.max()), device=u.device)
-    present = columns < depths.unsqueeze(1)
-    index = (depths.cumsum(0) - depths).unsqueeze(1) + columns
-    index = index.clamp(max=len(u) - 1)  # [R, K] into the drafts, row by row
+    present = columns < depths.unsqueeze(1)  # [R, K]
+    index = (depths.cumsum(0) - depths).unsqueeze(1) + columns  # [R, K] into the drafts
+    index = index.clamp(max=len(u) - 1)
     ratio, u = ratio[index], u[index]
     if rule == "token":
-        return ((u < ratio) & present).long().cumprod(-1).sum(-1), torch.ones_like(depths, dtype=torch.float64)
-    rho = torch.ones_like(depths, dtype=torch.float64)
-    num, scale = torch.zeros_like(depths), rho
+        num = _before_the_first_failure((u < ratio) & present)
+        return num, torch.ones_like(depths, dtype=torch.float64)
+    rho = [torch.ones_like(depths, dtype=torch.float64)]
+    chances = torch.zeros_like(u)
     for j in columns.tolist():
-        rho = (rho * ratio[:, j]).clamp(max=1.0)
-        chance = rho
-        if j + 1 < len(columns):
-            behind = index[:, j + 1]
-            overlap = torch.minimum(rho.unsqueeze(1) * p[behind], q[behind]).sum(-1)
-            chance = torch.where(j + 1 < depths, _pass_chance(rho, (rho - overlap).clamp(min=0.0)), rho)
-        passed = (u[:, j] <= chance) & present[:, j]
-        num, scale = torch.where(passed, j + 1, num), torch.where(passed, rho, scale)
-    return num, scale
+        scale = (rho[-1] * ratio[:, j]).clamp(max=1.0)
+        rho.append(scale)
+        behind = index[:, min(j + 1, len(columns) - 1)]
+        overlap = torch.minimum(scale.unsqueeze(1) * p[behind], q[behind]).sum(-1)
+        passing = _pass_chance(scale, (scale - overlap).clamp(min=0.0))
+        chances[:, j] = torch.where(j + 1 < depths, passing, scale)
+    num = _up_to_the_last_pass((u <= chances) & present)
+    return num, torch.stack(rho, dim=1).gather(1, num.unsqueeze(1))[:, 0]
+
+
+def _before_the_first_failure(passed: torch.Tensor) -> torch.Tensor:
+    return passed.long().cumprod(-1).sum(-1)
+
+
+def _up_to_the_last_pass(passed: torch.Tensor) -> torch.Tensor:
+    return (passed * torch.arange(1, passed.shape[1] + 1, device=passed.device)).amax(-1)
 
 
 def _pass_chance(rho: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
@@ -129,6 +139,6 @@ def _race(
     most = groups.amax(-1)
     rows, group = torch.nonzero(most > most.amax(-1, keepdim=True) * _REACH, as_tuple=True)
     words = noise.words(group, seeds[rows], positions[rows], noise.RESIDUAL, windows[rows])
-    times = torch.full(groups.shape, torch.inf, dtype=torch.float64)
+    times = torch.full(groups.shape, torch.inf, dtype=torch.float64, device=weights.device)
     times[rows, group] = noise.exponential(words) / groups[rows, group]
     return times.flatten(1).argmin(-1)

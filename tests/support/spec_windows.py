@@ -1,7 +1,7 @@
-"""Thousands of seeds generating texts through ``ops.verify`` at once, and how likely their tables are under the exact law.
+"""Thousands of seeds make texts through ``ops.verify`` at once; how likely their tables are under the exact law.
 
-Target and drafter are Markov chains over V tokens: one line of logits, or of weights, for each previous token and one more
-for the start.
+Target and drafter are Markov chains over V tokens: one line of logits, or of weights, for each previous token and one
+more for the start.
 """
 
 import itertools
