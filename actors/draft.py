@@ -44,7 +44,8 @@ class Draft(Actor):
         self._context = contextvars.copy_context()  # anyio finds its event loop through it
         self._loaded: Loaded | None = None
         self._vocab_hash = ""
-        self._num_asked = 0
+        self._num_open = 0
+        self._num_answered = 0
         self._num_lives = 0
         """Of the scheduler; what an earlier one asked for is not answered."""
 
@@ -87,8 +88,9 @@ class Draft(Actor):
                 opened = message.request_id, message.token_ids, message.params, message.epoch
                 self._work.put(lambda: speculator.open(*opened))
             case Propose():
-                self._num_asked += 1
-                self.progress.begin(self._num_asked)
+                self._num_open += 1
+                if self._num_open == 1:
+                    self.progress.begin(self._num_answered)
                 life = self._num_lives
                 self._work.put(lambda: self._propose(message, life))
             case Commit():
@@ -140,7 +142,12 @@ class Draft(Actor):
     # --- on the event loop's thread, called by the worker -------------------------------------------------------------
 
     def _answer(self, found: list[Drafts], life: int) -> None:
-        self.progress.end()
+        self._num_open -= 1
+        self._num_answered += 1
+        if self._num_open:
+            self.progress.begin(self._num_answered)
+        else:
+            self.progress.end()
         self._send(found, life)
 
     def _send(self, found: list[Drafts], life: int) -> None:
