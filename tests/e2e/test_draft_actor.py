@@ -69,6 +69,13 @@ def expected(target: Path, prompt: list[int], temperature: float, num: int = NUM
     return judge(load(target, "float32"), prompt, params)
 
 
+async def all_ok(client: EngineClient) -> None:
+    """Wait until every actor can work, the draft's too."""
+    with anyio.fail_after(60):
+        while client.state is None or any(actor.state != "ok" for actor in client.state.actors):
+            await anyio.sleep(0.05)
+
+
 async def drafted(client: EngineClient, name: str) -> SpeculationStats:
     """What speculation did for a request, once there is a draft actor to do it."""
     with anyio.fail_after(60):
@@ -83,12 +90,13 @@ async def drafted(client: EngineClient, name: str) -> SpeculationStats:
 def test_text_is_the_same_and_equal_models_agree(models: dict[str, Path], mode: str) -> None:
     async def main() -> None:
         async with launch(settings(models["same"], mode=mode), models["target"]) as client:
-            await drafted(client, "first")
+            await all_ok(client)
             work = [(prompt, temperature) for prompt in PROMPTS for temperature in (0.0, 1.0)]
             answers = await asyncio.gather(*(ask(client, f"c{i}", *w) for i, w in enumerate(work)))
             assert [ids for ids, _ in answers] == [expected(models["target"], *w) for w in work]
             reports = [report for _, report in answers if report is not None]
-            assert sum(r.num_draft_tokens for r in reports) > 0
+            if mode == "sync":  # ahead, nobody waits: a target as quick as its draft may always be first
+                assert sum(r.num_draft_tokens for r in reports) > 0
             assert all(r.num_accepted == r.num_draft_tokens for r in reports)
 
     anyio.run(main)
@@ -122,9 +130,7 @@ def test_a_model_of_another_vocabulary_drafts_nothing(models: dict[str, Path], t
 
     async def main() -> None:
         async with launch(settings(other), models["target"]) as client:
-            with anyio.fail_after(60):
-                while client.state is None or any(actor.state != "ok" for actor in client.state.actors):
-                    await anyio.sleep(0.05)
+            await all_ok(client)
             ids, report = await ask(client, "c", PROMPTS[0], 0.0)
             assert ids == expected(models["target"], PROMPTS[0], 0.0)
             assert report is None or report.num_draft_tokens == 0
