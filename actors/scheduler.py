@@ -142,7 +142,7 @@ class SchedulerActor(Actor):
                 output_ids=add.output_ids,
                 cache_salt=add.cache_salt,
                 control=add.speculation,
-                prediction=add.prediction_ids,
+                prediction=_sound_ids(add.prediction_ids, core.config),
             )
         if not self._tell(sender, Added(add.request_id)):
             self._abort(add.request_id)
@@ -378,6 +378,12 @@ class SchedulerActor(Actor):
         """Wait until every request has ended and its output is sent."""
         while self._live or self._outputs:
             await anyio.sleep(0.02)
+
+
+def _sound_ids(token_ids: list[int], sizes: CoreConfig) -> list[int]:
+    """A client's guess at its answer, as far as one can be so long; [] where it holds what no answer can."""
+    ids = token_ids[: sizes.max_model_len]
+    return ids if not ids or (min(ids) >= 0 and max(ids) < sizes.vocab_size) else []
 
 
 def _drafts_of(core: CoreStats, most: int) -> dict[str, float]:

@@ -250,6 +250,7 @@ class Tokenizer(Actor):
                     adds[0].request_id if adds and prompt_logprobs is None else None,
                     deadline_s=deadline_s,
                     speculation=_control(generate),
+                    prediction_ids=prompt.prediction_ids,
                 )
             )
         return adds

@@ -113,6 +113,7 @@ def build_call(
     prompts: list[str | list[int]] | None = None,
     chat: Chat | None = None,
     add_special_tokens: bool = True,
+    predicted: str = "",
 ) -> ParsedCall:
     """The checks and values that do not depend on the route."""
     n = 1 if body.n is None else body.n
@@ -150,6 +151,7 @@ def build_call(
             chat=chat,
             add_special_tokens=add_special_tokens,
             speculation=control(body.speculation, bounds.speculators, bounds.max_draft_tokens),
+            prediction=predicted if bounds.speculators else "",
         ),
         request_id=request_id or _request_id(body.request_id),
         stream=stream,

@@ -22,6 +22,7 @@ from .openai_calls import (
     unsupported,
 )
 from .openai_fields import ChatBody
+from .openai_speculation import prediction
 
 MAX_TOOLS = 128
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -56,7 +57,8 @@ def parse_chat(body: ChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, r
     check_range("truncate_prompt_tokens", body.truncate_prompt_tokens, -1, bounds.max_model_len, why="the context")
     sampling = check_sampling(body, bounds, logprobs=_logprobs(body, bounds), max_tokens=most)
     special = bool(body.add_special_tokens)  # the template writes them itself
-    return build_call(body, fields, bounds, request_id, sampling, chat=chat, add_special_tokens=special)
+    return build_call(body, fields, bounds, request_id, sampling, chat=chat, add_special_tokens=special,
+                      predicted=prediction(body.prediction))  # fmt: skip
 
 
 def _logprobs(body: ChatBody, bounds: Bounds) -> int | None:

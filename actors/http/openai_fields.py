@@ -83,6 +83,7 @@ class ChatBody(Body, frozen=True, kw_only=True):
     documents: list[Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    prediction: dict[str, Any] | None = None
 
 
 _NULL = b"null"

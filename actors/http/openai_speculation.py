@@ -1,4 +1,4 @@
-"""The field ``speculation`` of a body, and what an answer tells of it under ``metrics``. Pure functions."""
+"""The fields ``speculation`` and ``prediction`` of a body, and what an answer tells under ``metrics``. Pure functions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -66,6 +66,27 @@ def _detail(value: Any) -> bool:
             f"speculation.detail is {describe(value)}: must be true or false", param="speculation.detail"
         )
     return bool(value)
+
+
+def prediction(value: dict[str, Any] | None) -> str:
+    """OpenAI's object with the text that the client expects: content as a string or as text parts.
+
+    Raises:
+        InvalidRequestError: it has another shape.
+    """
+    if value is None:
+        return ""
+    content = value.get("content")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if value.get("type") != "content" or not isinstance(parts, list) or not all(map(_is_text, parts)):
+        raise InvalidRequestError(
+            'prediction must be {"type": "content", "content": a text or text parts}', param="prediction"
+        )
+    return "".join(part["text"] for part in parts)
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def metrics(stats: SpeculationStats) -> dict[str, Any]:

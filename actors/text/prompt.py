@@ -21,6 +21,8 @@ class Prompt(NamedTuple):
     token_ids: list[int]
     text: str | None
     """What ``echo`` shows; None unless asked for."""
+    prediction_ids: list[int] = []
+    """What the client expects as the answer."""
 
 
 class PromptEncoder:
@@ -42,7 +44,8 @@ class PromptEncoder:
         if call.chat is not None:
             ids = self.encode_chat(call.chat, call.add_special_tokens)
             text = _echoed_message(call.chat) if call.echo else None
-            return [Prompt(self._finish(ids, call, max_model_len, "messages"), text)]
+            finished = self._finish(ids, call, max_model_len, "messages")
+            return [Prompt(finished, text, self._predicted(call.prediction, max_model_len))]
         prompts = call.prompts or []
         if not prompts:
             raise InvalidRequestError("prompt is empty; send text or token ids", param="prompt")
@@ -86,6 +89,13 @@ class PromptEncoder:
         if text is None or len(finished) < len(ids):
             text = self._tokenizer.decode(finished, skip_special_tokens=False)
         return Prompt(finished, text)
+
+    def _predicted(self, text: str, max_model_len: int) -> list[int]:
+        """A guess that is longer than any answer is cut: it is a hint, and no reason to refuse a call."""
+        if not text:
+            return []
+        text = text[: max_model_len * self._longest_token]
+        return self._tokenizer.encode(text, add_special_tokens=False).ids[:max_model_len]
 
     def _finish(self, ids: list[int], call: Generate, max_model_len: int, param: str) -> list[int]:
         limit = call.truncate_prompt_tokens

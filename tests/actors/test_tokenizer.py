@@ -37,7 +37,7 @@ from paceline.actors.messages import (
 from paceline.actors.text.sampling import choice_seed
 from paceline.actors.tokenizer import Tokenizer
 from paceline.engine.core.plan import RequestOutput, TokenLogprobs
-from paceline.engine.types import ErrorInfo
+from paceline.engine.types import ErrorInfo, SpeculationControl, SpeculationStats
 
 END = 2
 
@@ -311,6 +311,27 @@ def test_a_stop_string_cuts_text_tokens_and_request(tmp_path: Path) -> None:
         assert await b.asked() == Abort("c-0")
         b.output("c-0", len(ids), [300])  # was on its way
         await b.quiet()
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("stops", [[], ["over"]])
+def test_speculation_is_asked_for_and_told_with_the_last_delta(tmp_path: Path, stops: list[str]) -> None:
+    """With a stop string the scheduler must tell with every output: which one is last is found out here."""
+    stats = SpeculationStats(4, [0, 1, 0, 0, 0], 2, {"suffix": 2}, {"suffix": 1})
+
+    async def scene(b: Bench) -> None:
+        wish = SpeculationControl(methods=["suffix"])
+        sampling = Sampling(max_tokens=50, stop=stops)
+        [add] = await b.admit(prompts=["x"], sampling=sampling, speculation=wish)
+        assert add.speculation == msgspec.structs.replace(wish, always_report=bool(stops))
+        b.output("c-0", 0, ids_of("the fox"), speculation=stats if stops else None)
+        ids = ids_of(" jumps over it")
+        b.output("c-0", len(ids_of("the fox")), ids, finish_reason=None if stops else "length", speculation=stats)
+        deltas = await b.deltas()
+        assert [d.speculation for d in deltas] == [*[None] * (len(deltas) - 1), stats]
+        if stops:
+            assert isinstance(await b.asked(), Abort)
 
     play(tmp_path, scene)
 

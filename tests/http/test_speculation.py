@@ -122,3 +122,29 @@ async def test_several_choices_tell_none(changes: dict[str, Any]) -> None:
 
 async def test_no_step_no_object() -> None:
     assert "metrics" not in (await post(COMPLETIONS, BODY, FakeEngine())).json()
+
+
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        ({"type": "content", "content": "a b"}, "a b"),
+        ({"type": "content", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]}, "a b"),
+    ],
+)
+async def test_what_the_client_predicts_reaches_the_engine(value: Any, text: str) -> None:
+    engine = FakeEngine()
+    answer = await post(CHAT, HELLO | {"prediction": value}, engine)
+    assert answer.status_code == 200 and engine.calls[0].prediction == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{}, {"type": "content"}, {"type": "text", "content": "a"}, {"type": "content", "content": [1]}, "a"],
+)
+async def test_a_prediction_of_another_shape_is_refused(value: Any) -> None:
+    answer = await post(CHAT, HELLO | {"prediction": value}, FakeEngine())
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "prediction"

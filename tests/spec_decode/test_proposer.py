@@ -87,6 +87,26 @@ def test_a_request_chooses_methods_and_depth() -> None:
     assert report.per_step_accepted == report.per_step_drafted
 
 
+@pytest.mark.parametrize(("shift", "drafts"), [(0, True), (100, False)])
+def test_a_right_prediction_is_used_and_a_senseless_one_is_not(shift: int, drafts: bool) -> None:
+    """Ids that no answer can have are left out; they would break an index that trusts them."""
+    model, prompt = ToyModel(), [3, 1, 4, 1, 5]
+    answer = judge(model, prompt, GREEDY, dtype=torch.float32).token_ids
+
+    async def main() -> Engine:
+        section = Speculation(methods=["suffix"], policy="fixed")
+        async with Engine(config(section), model=model) as engine:
+            engine.add("r", prompt, GREEDY, prediction_ids=[token - shift for token in answer])
+            await engine.finish()
+            assert engine.tokens("r") == answer
+            stats = engine.scheduler.stats()
+            assert stats is not None and "spec_disabled_state/fault" not in stats.values
+            return engine
+
+    report = report_of(simulate(main), "r")
+    assert (report is not None and report.num_accepted > 10) == drafts
+
+
 def test_the_second_method_fills_in_where_the_first_has_nothing() -> None:
     section = Speculation(methods=["suffix", CHAOS], policy="fixed", settings={CHAOS: PERFECT})
     report = report_of(run_engine(section, ("r", None)), "r")

@@ -118,3 +118,11 @@ def test_a_model_without_a_template_says_so() -> None:
 
 def test_num_chars() -> None:
     assert num_chars(["abc", [1, 2], {"k": "vw"}, None, 1.5]) == 8
+
+
+def test_what_the_client_predicts_is_encoded_as_plain_text_and_cut_at_the_context() -> None:
+    chat = Chat(messages=[{"role": "user", "content": "hi"}])
+    [prompt] = ENCODER.encode_call(call(chat=chat, prediction="the fox"), 200)
+    assert prompt.prediction_ids == text_ids("the fox")
+    [prompt] = ENCODER.encode_call(call(chat=chat, prediction="the fox " * 5000), 60)
+    assert prompt.prediction_ids == text_ids("the fox " * 60)[:60]
