@@ -1,4 +1,4 @@
-"""The fields ``speculation`` and ``prediction`` of a body, and what an answer tells under ``metrics``. Pure functions."""
+"""The fields ``speculation`` and ``prediction`` of a body, and what an answer tells of them. Pure functions."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from tiny_cards import setup
 from tiny_tokenizers import byte_level
