@@ -121,8 +121,8 @@ def verify(
     places of a row next to each other. draft_ids int64 [S]: the draft at each place, -1 behind the row's last one, so
     that R places hold -1 and the last does. q_ids int64, q_weights fp32 [S, M]: the drafter's law in proportion to
     weights, those > 0 at distinct ids, unused ones 0, with a sum > 0 where there is a draft; a draft that it gives no
-    weight is refused. Noise as in ``sample`` but with window = the row's first position: u of the accept test is word 0
-    of id 0 in stream 1; behind a refusal the id with the least E / weight in stream 2, E = -log1p(-v); else ``sample``.
-    Where sums end within rounding of a decision, backends may differ.
+    weight is refused. The noise is that of ``noise.py`` with window = the row's first position: u of the accept test in
+    stream ACCEPT; behind a refusal ``sample`` of the remaining law's logarithm under the key of stream RESIDUAL, else
+    ``sample``. Where sums end within rounding of a decision, backends may differ.
     """
     return backend("verify", logits)(logits, temperature, seeds, positions, draft_ids, q_ids, q_weights, rule)

@@ -5,7 +5,7 @@ Knows single nodes; who walks the tree, and which children to draft, is decided 
 
 import torch
 
-from ..kernels import noise
+from ..kernels import noise, ops
 
 
 def choose(
@@ -34,7 +34,8 @@ def choose(
         refused = (tested & ~stands).unsqueeze(1)
         rest = torch.where(refused, _normalised((rest - proposal).clamp(min=0.0), rest), rest)
         proposal = torch.where(refused, _normalised(proposal.scatter(1, at, 0.0), proposal), proposal)
-    behind = noise.race(rest, seeds, positions, noise.RESIDUAL, windows)
+    keys = noise.keys(seeds, positions, noise.RESIDUAL, windows)
+    behind = ops.sample(rest.log().float(), torch.ones_like(rest[:, 0]).float(), keys, positions)
     return which, torch.where(which < 0, behind, token)
 
 

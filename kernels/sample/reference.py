@@ -2,7 +2,7 @@
 
 import torch
 
-from ..noise import TARGET, exponentials, philox
+from ..noise import exponentials, philox
 
 __all__ = ["noise", "philox", "run"]
 
@@ -26,4 +26,4 @@ def run(
 
 def noise(seeds: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Tensor:
     """Gumbel noise fp64 [S, size] of stream 0 for seeds, positions int64 [S]."""
-    return -torch.log(exponentials(seeds, positions, TARGET, torch.zeros_like(positions), size))
+    return -torch.log(exponentials(seeds, positions, size))

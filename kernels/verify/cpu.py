@@ -1,8 +1,7 @@
 """Rejection rules over all rows at once: q stays sparse, and only rows that refuse a draft get weights and noise.
 
-Outside the support of q everything cancels: [rho p - q] sums to rho less what p and q overlap, and the residual is p
-but for at most M ids. In a race an id can win only if its weight is not too small for the span of the noise, so that
-most of a vocabulary needs none.
+Outside the support of q everything cancels: [rho p - q] sums to rho less what p and q overlap, and what is left behind
+a refusal is p but for at most M ids. So one pass over the logits of a drafted place, and one draw a row.
 """
 
 import torch
@@ -10,10 +9,8 @@ import torch
 from .. import noise
 from ..dispatch import backend
 
-_REACH = 2.0**-38
-"""Weights below this share of the row's largest never win: exponentials lie between 2**-33 and 33 * log(2) < 2**4.6."""
-_MOST_ELEMENTS = 1 << 18
-"""Rows of logits are read in slices of about this many, which stay in a core's cache."""
+_MOST_ELEMENTS = 1 << 16
+"""Logits are read in slices of about this many, which stay in a core's cache."""
 
 
 def why_not(device: str) -> str | None:
@@ -49,33 +46,37 @@ def run(
     num, scale = _judge(p, q, hit, u, last - first, rule)
 
     at = first + num
-    from_rest = (at < last) & (temperature[at] > 0)  # greedy: what a refusal leaves of a sure law is that law
-    token = torch.empty_like(at)
-    whole, rest = torch.nonzero(~from_rest).flatten(), torch.nonzero(from_rest).flatten()
-    places = at[whole]
-    token[whole] = sample(logits[places], temperature[places], seeds[places], positions[places])
-    for rows in rest.split(max(1, _MOST_ELEMENTS // logits.shape[1])):
-        places = at[rows]
+    scores, chosen_by = logits[at], seeds[at]
+    refused = torch.nonzero((at < last) & (temperature[at] > 0)).flatten()  # greedy: what a sure law leaves is that law
+    if len(refused):
+        places = at[refused]
         d = torch.searchsorted(drafted, places)  # index among the drafts
-        weights = _residual(logits[places], normaliser[d], support[d], q[d] / scale[rows].unsqueeze(1))
-        token[rows] = _race(weights, seeds[places], positions[places], windows[places])
-    return torch.stack([num, token], dim=1)
+        scale = scale[refused].unsqueeze(1)
+        scores[refused] = _residual(scores[refused], normaliser[d], support[d], p[d], q[d] / scale)
+        chosen_by[refused] = noise.keys(seeds[places], positions[places], noise.RESIDUAL, positions[first[refused]])
+    return torch.stack([num, sample(scores, temperature[at], chosen_by, positions[at])], dim=1)
 
 
 def _laws(
     logits: torch.Tensor, temperature: torch.Tensor, drafted: torch.Tensor, support: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The target's chances fp64 [D, M] of the ids in ``support`` at the D drafted places, and log-sum-exp fp64 [D]."""
-    p, normaliser = [], []
+    p = torch.empty(support.shape, dtype=torch.float64, device=logits.device)
+    normaliser = torch.zeros(len(drafted), dtype=torch.float64, device=logits.device)
+    sampled = temperature[drafted] > 0
     size = max(1, _MOST_ELEMENTS // logits.shape[1])
-    for places, ids in zip(drafted.split(size), support.split(size), strict=True):
-        x = logits[places]
-        best, mode = x.max(-1, keepdim=True)
-        total = (x - best).exp_().sum(-1, dtype=torch.float64).log() + best[:, 0].double()
-        sampled = (x.gather(1, ids).double() - total.unsqueeze(1)).exp()
-        p.append(torch.where(temperature[places].unsqueeze(1) > 0, sampled, (ids == mode).double()))
-        normaliser.append(total)
-    return torch.cat(p), torch.cat(normaliser)
+    for start in range(0, len(drafted), size):
+        part = slice(start, start + size)
+        x = logits[drafted[part]] if size > 1 else logits[int(drafted[start])].unsqueeze(0)  # no copy of one row
+        ids, is_sampled = support[part], sampled[part]
+        if is_sampled.any():
+            best = x.amax(-1, keepdim=True)
+            normaliser[part] = (x - best).exp_().sum(-1, dtype=torch.float64).log() + best[:, 0]
+        p[part] = (x.gather(1, ids).double() - normaliser[part].unsqueeze(1)).exp()
+        if not is_sampled.all():
+            sure = (ids == x.argmax(-1, keepdim=True)).double()
+            p[part] = torch.where(is_sampled.unsqueeze(1), p[part], sure)
+    return p, normaliser
 
 
 def _judge(
@@ -123,22 +124,9 @@ def _pass_chance(rho: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
 
 
 def _residual(
-    logits: torch.Tensor, normaliser: torch.Tensor, support: torch.Tensor, q: torch.Tensor
+    logits: torch.Tensor, normaliser: torch.Tensor, support: torch.Tensor, p: torch.Tensor, q: torch.Tensor
 ) -> torch.Tensor:
-    """[p - q] cut off at 0, fp32 [n, V], not normalised; p itself where nothing is left. q fp64 [n, M] on support."""
-    p = (logits - normaliser.float().unsqueeze(1)).exp_()
-    rest = p.scatter_add(1, support, -q.float()).clamp_(min=0.0)
-    return torch.where(rest.amax(-1, keepdim=True) > 0, rest, p)
-
-
-def _race(
-    weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor, windows: torch.Tensor
-) -> torch.Tensor:
-    """``noise.race`` of the RESIDUAL stream over weights fp32 [n, V], with noise for fours that can win."""
-    groups = torch.nn.functional.pad(weights, (0, -weights.shape[1] % 4)).unflatten(1, (-1, 4))
-    most = groups.amax(-1)
-    rows, group = torch.nonzero(most > most.amax(-1, keepdim=True) * _REACH, as_tuple=True)
-    words = noise.words(group, seeds[rows], positions[rows], noise.RESIDUAL, windows[rows])
-    times = torch.full(groups.shape, torch.inf, dtype=torch.float64, device=weights.device)
-    times[rows, group] = noise.exponential(words) / groups[rows, group]
-    return times.flatten(1).argmin(-1)
+    """The logits fp32 [n, V] of [p - q] cut off at 0, or of p where nothing is left; p, q fp64 [n, M] on ``support``."""
+    left = ((p - q).clamp(min=0.0).log() + normaliser.unsqueeze(1)).float()
+    rest = logits.scatter_reduce(1, support, left, "amin")  # the least: unused places repeat an id with q = 0
+    return torch.where(rest.amax(-1, keepdim=True) > -torch.inf, rest, logits)

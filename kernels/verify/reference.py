@@ -27,10 +27,10 @@ def run(
         u = noise.uniforms(seeds[row], positions[row], noise.ACCEPT, windows)
         num, rest = judge(p, q, draft_ids[row][:-1], u[:-1], rule)
         at = slice(start + num, start + num + 1)
-        if rest is None:
-            token = sample.run(logits[at], temperature[at], seeds[at], positions[at])
-        else:
-            token = noise.race(rest.unsqueeze(0), seeds[at], positions[at], noise.RESIDUAL, windows[:1])
+        scores, seed = logits[at], seeds[at]
+        if rest is not None:
+            scores, seed = rest.log().unsqueeze(0), noise.keys(seed, positions[at], noise.RESIDUAL, windows[:1])
+        token = sample.run(scores, temperature[at], seed, positions[at])
         decided.append([num, int(token)])
         start = end
     return torch.tensor(decided, dtype=torch.int64, device=logits.device).reshape(-1, 2)

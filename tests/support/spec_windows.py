@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import torch
 
-from paceline.kernels import noise
+from paceline.kernels import noise, ops
 from paceline.kernels.verify import cpu
 
 PROMPT = 3
@@ -68,7 +68,7 @@ def _window(
     real = told if setting.drawn_from is None else setting.drawn_from
     before = [last]
     for i in range(depth):
-        before.append(noise.race(real[before[-1]].double(), seeds, base + i, noise.DRAFT, base))
+        before.append(drawn(real[before[-1]], seeds, base + i, noise.DRAFT, base))
     state = torch.stack(before, dim=1)  # [N, k + 1], the token before each place
     drafts = state[:, 1:]
     kept = torch.full_like(last, depth)
@@ -93,6 +93,14 @@ def _window(
         setting.rule,
     )
     return drafts, decided
+
+
+def drawn(
+    weights: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor, stream: int, windows: torch.Tensor
+) -> torch.Tensor:
+    """Ids int64 [N] drawn in proportion to weights [N, V] with a stream's noise."""
+    keys = noise.keys(seeds, positions, stream, windows)
+    return ops.sample(weights.float().log(), torch.ones(len(weights)), keys, positions)
 
 
 def law(setting: Setting, length: int) -> torch.Tensor:

@@ -47,9 +47,12 @@ def fractions(rows: list[list[int]]) -> list[er.Law]:
     return [er.normalised([Fraction(w) for w in row]) for row in rows]
 
 
-def exponentials(seed: int, position: int, stream: int, base: int) -> list[Fraction]:
-    keys = (torch.tensor([seed]), torch.tensor([position]), stream, torch.tensor([base]))
-    return [Fraction(e) for e in noise.exponentials(*keys, V)[0].tolist()]
+def exponentials(seed: int, position: int, residual_of: int | None) -> list[Fraction]:
+    """Of the target's own draw, or of the residual's in the window that began at ``residual_of``."""
+    at, seeds = torch.tensor([position]), torch.tensor([seed])
+    if residual_of is not None:
+        seeds = noise.keys(seeds, at, noise.RESIDUAL, torch.tensor([residual_of]))
+    return [Fraction(e) for e in noise.exponentials(seeds, at, V)[0].tolist()]
 
 
 @pytest.mark.parametrize("run", [reference.run, cpu.run], ids=["reference", "cpu"])
@@ -70,8 +73,8 @@ def test_decisions_on_a_grid_of_u(run: Run, rule: str, monkeypatch: pytest.Monke
                 num, token = window(run, rule, p, q, list(drafts), seed=9, base=4)
                 assert num == er.count(chances, [Fraction(a) for a in u], rule), (p, q, drafts, u)
                 law = er.next_law(exact_p, exact_q, drafts, num, rule)
-                stream, base = (noise.TARGET, 0) if num == K else (noise.RESIDUAL, 4)
-                assert token == er.race(law, exponentials(9, 4 + num, stream, base)), (p, q, drafts, u)
+                e = exponentials(9, 4 + num, None if num == K else 4)
+                assert token == er.race(law, e), (p, q, drafts, u)
 
 
 @pytest.mark.parametrize("run", [reference.run, cpu.run], ids=["reference", "cpu"])

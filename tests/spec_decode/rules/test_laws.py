@@ -146,25 +146,29 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 
 def no_residual(m: pytest.MonkeyPatch) -> None:
-    m.setattr(cpu, "_residual", lambda x, normaliser, support, q: (x - normaliser.float().unsqueeze(1)).exp())
+    m.setattr(cpu, "_residual", lambda logits, *_: logits)
 
 
-def accept_on_the_drafts_noise(m: pytest.MonkeyPatch) -> None:
-    m.setattr(noise, "ACCEPT", noise.DRAFT)
+def accept_on(stream: int) -> Patch:
+    """u is the noise with which id 0 was, or will be, drawn in another stream."""
+
+    def accept_shares_stream(m: pytest.MonkeyPatch) -> None:
+        keys = noise.keys
+
+        def uniforms(seeds, positions, _, windows) -> torch.Tensor:
+            return 1.0 - (-noise.exponentials(keys(seeds, positions, stream, windows), positions, 1)[:, 0]).exp()
+
+        m.setattr(noise, "uniforms", uniforms)
+
+    return accept_shares_stream
 
 
 def residual_on_the_drafts_noise(m: pytest.MonkeyPatch) -> None:
     m.setattr(noise, "RESIDUAL", noise.DRAFT)
 
 
-def residual_on_the_accept_noise(m: pytest.MonkeyPatch) -> None:
-    m.setattr(noise, "RESIDUAL", noise.ACCEPT)
-
-
-def drafts_on_the_targets_noise(m: pytest.MonkeyPatch) -> None:
-    m.setattr(noise, "RESIDUAL", noise.TARGET)
-    m.setattr(noise, "DRAFT", noise.TARGET)
-    no_window(m)
+def everything_on_the_targets_noise(m: pytest.MonkeyPatch) -> None:
+    m.setattr(noise, "keys", lambda seeds, *_: seeds)
 
 
 def accept_if_equal_to_another_draw(m: pytest.MonkeyPatch) -> None:
@@ -174,8 +178,8 @@ def accept_if_equal_to_another_draw(m: pytest.MonkeyPatch) -> None:
 
 
 def no_window(m: pytest.MonkeyPatch) -> None:
-    words = noise.words
-    m.setattr(noise, "words", lambda groups, seeds, places, stream, w: words(groups, seeds, places, stream, w * 0))
+    words = noise._words
+    m.setattr(noise, "_words", lambda groups, seeds, places, stream, w: words(groups, seeds, places, stream, w * 0))
 
 
 def stop_at_the_first_failure(m: pytest.MonkeyPatch) -> None:
@@ -194,8 +198,8 @@ def unscaled_residual(m: pytest.MonkeyPatch) -> None:
 
 MUTATIONS: list[tuple[Patch, str]] = [
     *((patch, rule) for rule in RULES for patch in (
-        no_residual, accept_on_the_drafts_noise, residual_on_the_drafts_noise, residual_on_the_accept_noise,
-        drafts_on_the_targets_noise, accept_if_equal_to_another_draw,
+        no_residual, accept_on(noise.DRAFT), accept_on(noise.RESIDUAL), residual_on_the_drafts_noise,
+        everything_on_the_targets_noise, accept_if_equal_to_another_draw,
     )),
     (no_window, "block"),
     (stop_at_the_first_failure, "block"),

@@ -152,8 +152,8 @@ def agreement(stream: int) -> tuple[float, float, float]:
     p = torch.randn(16, generator=g)
     q = p + 0.4 * torch.randn(16, generator=g)
     seeds, positions = torch.arange(n), torch.full((n,), 7)
-    e = noise.exponentials(seeds, positions, stream, torch.zeros_like(seeds), 16)
-    drafts = (q - e.log()).argmax(-1).tolist()
+    keys = seeds if stream == noise.TARGET else noise.keys(seeds, positions, stream, positions)
+    drafts = ops.sample(q.expand(n, 16).contiguous(), torch.ones(n), keys, positions).tolist()
     batch = VerifyBatch(
         p.expand(2 * n, 16).contiguous(), torch.ones(2 * n), seeds.repeat_interleave(2), torch.tensor([7, 8]).repeat(n),
         list(range(0, 2 * n + 1, 2)), [[d] for d in drafts],

@@ -34,7 +34,7 @@ def expected(children: list[int], seed: int) -> tuple[int, int]:
             return j, child
         rest = er.normalised(er.excess(rest, proposal))
         proposal = er.normalised([er.ZERO if i == child else w for i, w in enumerate(proposal)])
-    e = noise.exponentials(*at, noise.RESIDUAL, window, 4)[0].tolist()
+    e = noise.exponentials(noise.keys(*at, noise.RESIDUAL, window), at[1], 4)[0].tolist()
     return -1, er.race(rest, [Fraction(x) for x in e])
 
 
@@ -51,7 +51,7 @@ def test_decides_as_the_fractions_do() -> None:
 def table(num: int, num_children: int) -> torch.Tensor:
     """Tokens counted; children are the best of log q + noise, which is drawing one by one without replacement."""
     seeds, positions, windows = keys(num)
-    times = noise.exponentials(seeds, positions, noise.DRAFT, windows, 4) / laws(Q, num)
+    times = noise.exponentials(noise.keys(seeds, positions, noise.DRAFT, windows), positions, 4) / laws(Q, num)
     children = times.argsort(-1)[:, :num_children]
     tokens = siblings.choose(laws(P, num), laws(Q, num), children, seeds, positions, windows)[1]
     return torch.bincount(tokens, minlength=4)
@@ -62,8 +62,8 @@ def test_token_follows_the_target(num_children: int) -> None:
     assert p_value(table(200_000, num_children), laws(P, 1)[0]) > 1e-6
 
 
-def test_one_stream_for_drafts_and_tests_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "SIBLING", noise.DRAFT)
+def test_one_stream_for_drafts_and_residual_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "RESIDUAL", noise.DRAFT)
     assert p_value(table(60_000, 2), laws(P, 1)[0]) < 1e-6
 
 
