@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from importlib import import_module
 from typing import NoReturn
 
@@ -29,6 +30,7 @@ ROLES = {
     "draft": ".draft:Draft",
 }
 _PR_SET_PDEATHSIG = 1
+_FINISH_S = 10.0
 
 
 def main() -> int:
@@ -90,8 +92,13 @@ def _leave(status: int) -> NoReturn:
     """End the process without taking the interpreter down, once all that has to be released is.
 
     A thread that is inside a torch operation then comes back to an interpreter that has ended, which unwinds it through
-    C++ frames that allow no such thing: "terminate called without an active exception", and a core file.
+    C++ frames that allow no such thing: "terminate called without an active exception", and a core file. Threads that
+    are no daemons are waited for, at most ``_FINISH_S``: whoever stops this process may have less patience.
     """
+    until = time.monotonic() + _FINISH_S
+    for thread in threading.enumerate():  # such as the one that keeps packed weights for the next start
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join(max(0.0, until - time.monotonic()))
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # a closed log pipe

@@ -4,6 +4,9 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,3 +206,18 @@ def test_an_engine_cancelled_while_it_starts_leaves_nothing(monkeypatch: pytest.
                 pytest.fail("started")
 
     anyio.run(main)
+
+
+def test_an_actor_that_ends_lets_its_threads_finish(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    code = (
+        "import pathlib, threading, time\n"
+        "from paceline.actors.actor_main import _leave\n"
+        f"work = lambda: (time.sleep(0.3), pathlib.Path({str(done)!r}).touch())\n"
+        "threading.Thread(target=work).start()\n"
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "_leave(7)\n"
+    )
+    begun = time.monotonic()
+    assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 7
+    assert done.exists() and time.monotonic() - begun < 10
