@@ -20,7 +20,6 @@ from anyio.abc import TaskStatus
 from ..engine.core.limits import CoreConfig
 from ..engine.core.plan import Drafts, RequestOutput, StepPlan, StepResult
 from ..engine.core.scheduler import Scheduler
-from ..engine.core.stats import CoreStats
 from ..engine.errors import InvalidRequestError, PacelineError, UnavailableError
 from ..engine.types import ErrorInfo, RequestId
 from ..spec_decode.proposer import Proposer
@@ -142,7 +141,7 @@ class SchedulerActor(Actor):
                 output_ids=add.output_ids,
                 cache_salt=add.cache_salt,
                 control=add.speculation,
-                prediction=_sound_ids(add.prediction_ids, core.config),
+                prediction=speculation.sound_ids(add.prediction_ids, core.config),
             )
         if not self._tell(sender, Added(add.request_id)):
             self._abort(add.request_id)
@@ -370,7 +369,8 @@ class SchedulerActor(Actor):
         }
         samples, self._samples = self._samples, {}
         if self._proposer is not None:
-            values |= _drafts_of(core, self.setup.config.speculation.max_draft_tokens) | self._proposer.tally.values
+            most = self.setup.config.speculation.max_draft_tokens
+            values |= speculation.counts(core, most) | self._proposer.tally.values
             samples |= self._proposer.tally.take_samples()
         return Stats(self.name, self.epoch, values | self._counts, samples)
 
@@ -378,26 +378,6 @@ class SchedulerActor(Actor):
         """Wait until every request has ended and its output is sent."""
         while self._live or self._outputs:
             await anyio.sleep(0.02)
-
-
-def _sound_ids(token_ids: list[int], sizes: CoreConfig) -> list[int]:
-    """A client's guess at its answer, as far as one can be so long; [] where it holds what no answer can."""
-    ids = token_ids[: sizes.max_model_len]
-    return ids if not ids or (min(ids) >= 0 and max(ids) < sizes.vocab_size) else []
-
-
-def _drafts_of(core: CoreStats, most: int) -> dict[str, float]:
-    """The core's counts of drafts, up to ``most`` a row; they know no method."""
-    values: dict[str, float] = {
-        "spec_decode_num_drafts": core.num_drafts,
-        "spec_decode_num_draft_tokens": core.num_draft_tokens,
-        "spec_decode_num_accepted_tokens": core.num_accepted_tokens,
-    }
-    by_position = core.num_accepted_by_position
-    for position in range(max(most, len(by_position))):
-        num = by_position[position] if position < len(by_position) else 0
-        values[f"spec_decode_num_accepted_tokens_per_pos/{position}"] = num
-    return values | {f"spec_stale_drafts/{reason}": num for reason, num in core.num_stale_drafts.items()}
 
 
 _POLICIES = (

@@ -1,4 +1,4 @@
-"""From the config to a ``Proposer``: load the methods placed in the scheduler process and the policy. No torch."""
+"""What the scheduler's shell needs to speculate: a ``Proposer`` from the config, and the core's counts. No torch."""
 
 from collections.abc import Callable
 from typing import cast
@@ -6,6 +6,7 @@ from typing import cast
 from ..engine import plugins
 from ..engine.config import Config, method_config
 from ..engine.core.limits import CoreConfig
+from ..engine.core.stats import CoreStats
 from ..engine.errors import ConfigError
 from ..spec_decode.adapt import Fixed, Goodput, Policy, Table
 from ..spec_decode.base import Context
@@ -80,3 +81,23 @@ def _policy(config: Config, costs: StepCosts) -> Policy:
             return Table(section.table)
         case "goodput":
             return Goodput(costs)
+
+
+def sound_ids(token_ids: list[int], sizes: CoreConfig) -> list[int]:
+    """A client's guess at its answer, as far as one can be so long; [] where it holds what no answer can."""
+    ids = token_ids[: sizes.max_model_len]
+    return ids if not ids or (min(ids) >= 0 and max(ids) < sizes.vocab_size) else []
+
+
+def counts(core: CoreStats, most: int) -> dict[str, float]:
+    """The core's counts of drafts, up to ``most`` a row; they know no method."""
+    values: dict[str, float] = {
+        "spec_decode_num_drafts": core.num_drafts,
+        "spec_decode_num_draft_tokens": core.num_draft_tokens,
+        "spec_decode_num_accepted_tokens": core.num_accepted_tokens,
+    }
+    by_position = core.num_accepted_by_position
+    for position in range(max(most, len(by_position))):
+        num = by_position[position] if position < len(by_position) else 0
+        values[f"spec_decode_num_accepted_tokens_per_pos/{position}"] = num
+    return values | {f"spec_stale_drafts/{reason}": num for reason, num in core.num_stale_drafts.items()}

@@ -1,6 +1,7 @@
 """Drafts against committed tokens: chains, trees, tables of outcomes."""
 
 import pytest
+from core_sim import VOCAB, Harness, config
 
 from paceline.engine.core.drafts import advance, is_sound
 from paceline.engine.core.plan import Drafts
@@ -51,3 +52,17 @@ def test_nothing_advances_to_nothing() -> None:
 )
 def test_soundness(ids: list[int], parents: list[int] | None, sound: bool) -> None:
     assert is_sound(drafts(ids, parents), 10) is sound
+
+
+def test_an_offer_says_what_waits() -> None:
+    harness = Harness(config())
+    stream = harness.add("r", [1, 2, 3])
+    harness.step()  # one plan in flight: it is answered at once
+    assert len(stream.output) == 1
+    token, length = stream.output[0], 4
+    assert harness.core.offer(Drafts("r", 0, length, [5, 6])) == [5, 6]
+    assert harness.core.offer(Drafts("r", 0, length - 1, [token, 7])) == [7]  # made before that token was known
+    assert harness.core.offer(Drafts("r", 0, length - 1, [token + 1, 7])) == []
+    assert harness.core.offer(Drafts("r", 1, length, [5])) == [] == harness.core.offer(Drafts("x", 0, 1, [5]))
+    assert harness.core.offer(Drafts("r", 0, length, [VOCAB])) == []
+    assert harness.core.offer(Drafts("r", 0, length, [5])) == []  # its source broke the rules

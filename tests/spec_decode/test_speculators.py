@@ -4,6 +4,7 @@ import random
 import time
 from types import ModuleType
 
+import msgspec
 import pytest
 
 from paceline.engine import plugins
@@ -161,7 +162,8 @@ def test_suffix_keeps_so_many_requests_and_salts_and_no_more() -> None:
 def test_every_plugin_says_what_it_is(name: str) -> None:
     module = plugins.load("spec_decode.speculators", name)
     assert module.PLACEMENT in ("scheduler", "process", "target")
-    assert module.Config() == module.Config()
+    assert issubclass(module.Config, msgspec.Struct) and module.Config.__struct_config__.forbid_unknown_fields
+    assert callable(module.build)
 
 
 @BOTH
