@@ -126,7 +126,7 @@ def _pass_chance(rho: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
 def _residual(
     logits: torch.Tensor, normaliser: torch.Tensor, support: torch.Tensor, p: torch.Tensor, q: torch.Tensor
 ) -> torch.Tensor:
-    """The logits fp32 [n, V] of [p - q] cut off at 0, or of p where nothing is left; p, q fp64 [n, M] on ``support``."""
+    """The logits fp32 [n, V] of [p - q] cut off at 0, or of p where nothing is left; p, q fp64 [n, M] on support."""
     left = ((p - q).clamp(min=0.0).log() + normaliser.unsqueeze(1)).float()
-    rest = logits.scatter_reduce(1, support, left, "amin")  # the least: unused places repeat an id with q = 0
+    rest = logits.scatter_reduce(1, support, left, "amin")  # least: unused places repeat an id with q = 0
     return torch.where(rest.amax(-1, keepdim=True) > -torch.inf, rest, logits)
