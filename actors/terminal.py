@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from ..engine.store.download import size_text
 from ..engine.store.progress import Progress, Report
 
+_LINE_EVERY_S = 1.0
 _VERBS = {"wait": "waiting for", "fetch": "fetching", "unpack": "unpacking", "verify": "verifying"}
 # A model may write anything, escape sequences that move the cursor or set the clipboard included.
 _CONTROLS = {c: None for c in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if chr(c) not in "\n\t"}
@@ -59,17 +60,20 @@ def progress(out: TextIO | None = None) -> Iterator[Report]:
 
 
 class _Lines:
-    """One line for each phase and each ten per cent of it."""
+    """One line when a phase begins and ends, and for each ten per cent of it unless they come too fast to read."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._tenths: dict[tuple[str, str], int] = {}
+        self._last_s = 0.0
 
     def __call__(self, p: Progress) -> None:
         tenth = p.done * 10 // p.total if p.total else 0
         before = self._tenths.get((p.phase, p.what), -1)
-        if tenth <= before:
+        now = time.monotonic()
+        if tenth <= before or (0 < tenth < 10 and now - self._last_s < _LINE_EVERY_S):
             return
+        self._last_s = now
         self._tenths[p.phase, p.what] = tenth
         line = f"{_VERBS[p.phase]} {p.what}"
         if p.phase == "wait":

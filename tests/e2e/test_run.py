@@ -11,16 +11,25 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tiny_models
 from command import PACELINE, environment, paceline
 
 pytestmark = pytest.mark.e2e
-SMALL = ["-s", "cache.num_blocks=256", "-s", "target.max_model_len=512", "-s", "target.num_threads=1"]
+SMALL = ["-s", "cache.num_blocks=1024", "-s", "target.num_threads=1"]
+LONG = 16000
+"""Output tokens that take the small model so many seconds that Ctrl-C comes in time."""
 
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
     """A home of its own and no network."""
     return environment(tmp_path, HF_HUB_OFFLINE="1", XDG_CACHE_HOME=str(tmp_path / "cache"), PYTHONWARNINGS="default")
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Llama whose context holds a ``LONG`` answer."""
+    return tiny_models.make_llama(tmp_path_factory.mktemp("patient") / "tiny-llama", max_position_embeddings=16384)
 
 
 def actors_of(pid: int) -> list[psutil.Process]:
@@ -37,8 +46,9 @@ def test_argument_and_pipe_give_the_same_answer(tiny_folder: Path, env: dict[str
     assert (piped.returncode, piped.stdout, piped.stderr) == (0, first.stdout, "")
 
 
-def test_ctrl_c_ends_the_answer_and_leaves_nothing_behind(tiny_folder: Path, env: dict[str, str]) -> None:
-    command = [PACELINE, "run", str(tiny_folder), "hello", "--max-tokens", "480", "--min-tokens", "480", *SMALL]
+def test_ctrl_c_ends_the_answer_and_leaves_nothing_behind(patient: Path, env: dict[str, str]) -> None:
+    length = ["--max-tokens", str(LONG), "--min-tokens", str(LONG)]
+    command = [PACELINE, "run", str(patient), "hello", *length, *SMALL]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         assert process.stdout.read(1), process.stderr.read()
@@ -83,8 +93,8 @@ class Screen:
         return status
 
 
-def test_a_conversation_on_a_terminal(tiny_folder: Path, env: dict[str, str]) -> None:
-    screen = Screen([PACELINE, "run", str(tiny_folder), "--temperature", "0", *SMALL], env)
+def test_a_conversation_on_a_terminal(patient: Path, env: dict[str, str]) -> None:
+    screen = Screen([PACELINE, "run", str(patient), "--temperature", "0", *SMALL], env)
     assert "/? for help" in screen.until(">>> ")
     screen.type("/set parameter max_tokens 5\n")
     screen.until(">>> ")
@@ -92,9 +102,9 @@ def test_a_conversation_on_a_terminal(tiny_folder: Path, env: dict[str, str]) ->
     screen.until(">>> ")
     screen.type("hello\n")
     assert "output  5 tokens" in screen.until(">>> ")
-    screen.type("/set parameter max_tokens 400\n")
+    screen.type("/set parameter max_tokens 16000\n")
     screen.until(">>> ")
-    screen.type("/set parameter min_tokens 400\n")
+    screen.type("/set parameter min_tokens 16000\n")
     screen.until(">>> ")
     screen.type("tell me more\n")
     screen.until("tell me more\r\n")
@@ -102,7 +112,7 @@ def test_a_conversation_on_a_terminal(tiny_folder: Path, env: dict[str, str]) ->
     screen.type("\x03")
     cut = screen.until(">>> ")
     written = re.search(r"output  (\d+) tokens", cut)
-    assert written and int(written[1]) < 400, cut
+    assert written and int(written[1]) < LONG, cut
     screen.type("/show info\n")
     assert "LlamaForCausalLM" in screen.until(">>> ")
     actors = actors_of(screen.pid)
