@@ -217,7 +217,7 @@ def test_mutation_is_seen(patch: Patch, rule: str, monkeypatch: pytest.MonkeyPat
 def test_token_needs_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks at nothing behind its first refusal."""
     no_window(monkeypatch)
-    assert surprise(texts(THREE, 4), THREE) > ALPHA
+    assert surprise(texts(THREE, 4, FEW), THREE) > ALPHA
 
 
 @pytest.mark.parametrize("rule", RULES)
