@@ -172,7 +172,16 @@ def test_model_text_cannot_drive_the_terminal() -> None:
     assert terminal.safe(text, io.StringIO()) == text
 
 
-def test_progress_off_a_terminal_is_a_line_each_ten_per_cent() -> None:
+def test_progress_too_fast_to_read_is_its_two_ends() -> None:
+    out = io.StringIO()
+    with terminal.progress(out) as report:
+        for done in range(11):
+            report(Progress("unpack", "x", done, 10, 5e5, 2.0))
+    assert [line.split(":")[1].split(" of")[0] for line in out.getvalue().splitlines()] == [" 0 %", " 100 %"]
+
+
+def test_progress_off_a_terminal_is_a_line_each_ten_per_cent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_LINE_EVERY_S", 0.0)
     out = io.StringIO()
     with terminal.progress(out) as report:
         report(Progress("wait", "x"))
