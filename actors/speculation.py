@@ -1,5 +1,6 @@
 """What the scheduler's shell needs to speculate: a ``Proposer`` from the config, and the core's counts. No torch."""
 
+import logging
 from collections.abc import Callable
 from typing import cast
 
@@ -17,7 +18,9 @@ from ..spec_decode.step_costs import StepCosts
 from .draft_link import DraftLink
 from .mailbox import Mailbox
 
-_FOLDER = "spec_decode.speculators"
+log = logging.getLogger(__name__)
+
+_FOLDER, _RULES = "spec_decode.speculators", "spec_decode.rules"
 
 
 def build(
@@ -53,7 +56,19 @@ def build(
                 f"{draft_model.NAME}; leave it out"
             )
     costs = StepCosts(step_costs)
-    return Proposer(methods, _policy(config, costs), costs, section.max_draft_tokens)
+    proposer = Proposer(methods, _policy(config, costs), costs, section.max_draft_tokens)
+    _name_rule(proposer, section.rule)
+    return proposer
+
+
+def _name_rule(proposer: Proposer, name: str) -> None:
+    """Show in the metrics which rule decides, and say it where the text is not the target's own."""
+    is_lossless = plugins.load(_RULES, name).LOSSLESS
+    proposer.tally.values[f"spec_rule/{name}/{'yes' if is_lossless else 'no'}"] = 1
+    if not is_lossless:
+        log.warning(
+            "speculation.rule = %s is lossy: texts are not the target model's own; use coupled to keep them", name
+        )
 
 
 def make_link(config: Config, mailbox: Mailbox, clock: Callable[[], float]) -> DraftLink | None:

@@ -114,6 +114,9 @@ METRICS: dict[str, MetricKind] = {
     "spec_faults": _spec("paceline_spec_faults", "Proposals against the rules, and failures.", "method"),
     "spec_disabled_state": _spec(
         "paceline_spec_disabled_state", "Not 0 while speculation rests.", "reason", kind="gauge"),
+    "spec_rule": _spec(
+        "paceline_spec_rule", "1 for the acceptance rule in use; a lossy one changes texts.", "rule", "lossless",
+        kind="gauge"),
     "spec_k_chosen": _spec_histogram(
         "paceline_spec_k_chosen", "Drafts of a step for each decoding request.", (0.25, 0.5, 1, 2, 3, 4, 6, 8, 12, 16)),
     "spec_step_overhead": _spec_histogram(
