@@ -1,8 +1,11 @@
 """The scheduler's end of a draft actor: a ``Speculator`` whose work is done elsewhere, by messages. No torch.
 
-What it is told it passes on; drafts come back through the scheduler's inbox, whenever they are ready. Nothing is ever
-owed: an actor that is away, late or of another vocabulary gives no drafts, and the text is the same without. All that
-an actor must know of a request is kept here, so that one that comes back is told again.
+What it is told it passes on; drafts come back through the scheduler's inbox, whenever they are ready. The answer to
+what was just asked goes to the core; anything else is kept, and looked into when the next tokens are committed: what
+then hangs behind them is proposed at once, and nobody waits.
+
+Nothing is ever owed: an actor that is away, late or of another vocabulary gives no drafts, and the text is the same
+without. All that an actor must know of a request is kept here, so that one that comes back is told again.
 """
 
 import logging
@@ -13,7 +16,9 @@ import msgspec
 
 from ..engine.core.plan import Drafts
 from ..engine.types import RequestId, SamplingParams
+from ..spec_decode import landing
 from ..spec_decode.base import Caps, Outcome, ProposeReq, StepBudget
+from ..spec_decode.patience import Patience
 from .mailbox import Mailbox, MailboxFull
 from .messages import Close, Commit, DraftAsk, Hello, Open, Propose
 
@@ -23,22 +28,25 @@ _COMMIT_TOKENS = 64
 """Committed tokens told without being asked for drafts, at once."""
 _OPEN_AT_ONCE = 8
 """Requests opened again in one proposal, so that an actor that came back is not flooded."""
-_PATIENCE = 2.0
-"""Wait for so many times what a proposal should take."""
-_HOP_S = 0.002
+_LONG = 64
+"""A text of more tokens takes longer to read than a step should wait."""
 
 
 class _Told:
     """One request, and how much of it the actor has been told."""
 
-    __slots__ = ("epoch", "is_open", "num_told", "params", "tokens")
+    __slots__ = ("epoch", "is_new", "is_open", "kept", "num_told", "params", "tokens", "was_open")
 
     def __init__(self, tokens: list[int], params: SamplingParams, epoch: int) -> None:
         self.tokens = tokens
         self.params = params
         self.epoch = epoch
-        self.is_open = False
+        self.is_open = self.was_open = False
+        self.is_new = True
+        """The actor has drafted nothing for it yet: it may still be reading the prompt."""
         self.num_told = 0
+        self.kept: Drafts | None = None
+        """Made ahead, or come too late."""
 
 
 class DraftLink:
@@ -55,7 +63,11 @@ class DraftLink:
         timeout_s: float = 0.0,
         actor: str = "draft",
     ) -> None:
-        """``name``: the method's. ``timeout_s``: how long a step waits for drafts; 0 = twice what they should take."""
+        """``name``: the method's. ``timeout_s``: how long a step waits for drafts; 0 = twice what they should take.
+
+        ``is_ahead``: the actor works while the target does. Otherwise they take turns, and it does not hear of a
+        request before the target has read the prompt.
+        """
         self.caps = Caps(
             max_tokens=max_draft_tokens, lookahead_slots=max_draft_tokens, draft_ahead=is_ahead, seeded=True
         )
@@ -63,14 +75,12 @@ class DraftLink:
         self._mailbox = mailbox
         self._name = name
         self._clock = clock
-        self._timeout_s = timeout_s
+        self._patience = Patience(timeout_s)
         self._requests: dict[RequestId, _Told] = {}
-        self._awaited: dict[RequestId, int] = {}  # the length at which drafts were asked for
-        self._until_s = 0.0
         self._hello: Hello | None = None
         self._target: Hello | None = None
         self._target_model = ""
-        self._counts: dict[str, int] = dict.fromkeys(("asked", "answered", "late", "dropped", "reopened"), 0)
+        self._counts = dict.fromkeys(("asked", "ahead_hits", "ahead_misses", "dropped", "reopened", "faults"), 0)
 
     # --- the actor comes and goes -------------------------------------------------------------------------------------
 
@@ -102,9 +112,10 @@ class DraftLink:
         return self._target is not None and hello.vocab_hash == self._target.vocab_hash
 
     def _forget(self) -> None:
-        self._awaited.clear()
+        self._patience.clear()
         for told in self._requests.values():
             told.is_open = False
+            told.is_new = True
             told.num_told = 0
 
     def _say_if_unfit(self) -> None:
@@ -127,9 +138,9 @@ class DraftLink:
         cache_salt: str = "",
         prediction: Sequence[int] = (),
     ) -> None:
-        """The actor may begin with the prompt while the target does."""
+        """An actor that works ahead may begin with the prompt while the target does."""
         told = self._requests[request_id] = _Told(list(prompt), params, epoch)
-        if self.is_up:
+        if self.is_up and self.caps.draft_ahead:
             self._open(request_id, told)
 
     def observe(self, batch: Sequence[Outcome]) -> None:
@@ -152,13 +163,14 @@ class DraftLink:
     def close(self, request_id: RequestId) -> None:
         """The request has ended."""
         told = self._requests.pop(request_id, None)
-        self._awaited.pop(request_id, None)
+        self._patience.forget(request_id)
         if told is not None and told.is_open and self._hello is not None:
             self._send(Close(request_id))
 
     def _open(self, request_id: RequestId, told: _Told) -> bool:
         if self._send(Open(request_id, told.epoch, told.tokens, told.params)):
-            told.is_open = True
+            self._counts["reopened"] += told.was_open
+            told.is_open = told.was_open = True
             told.num_told = len(told.tokens)
         return told.is_open
 
@@ -178,59 +190,102 @@ class DraftLink:
     # --- drafts -------------------------------------------------------------------------------------------------------
 
     def propose(self, batch: Sequence[ProposeReq], budget: StepBudget) -> list[Drafts]:
-        """Ask; the answers come through ``land``."""
-        if not self.is_up:
-            return []
-        asks: list[DraftAsk] = []
-        num_opened = 0
+        """What was made ahead and still fits, at once; more is asked for, and comes through ``land``."""
+        found: list[Drafts] = []
+        short: list[ProposeReq] = []
         for ask in batch:
             told = self._requests.get(ask.request_id)
             if told is None:
                 continue
             told.tokens += ask.delta
             told.epoch = ask.epoch
+            left = self._look_up(told, ask)
+            if left is not None:
+                found.append(left)
+            if left is None or 2 * len(left.token_ids) < ask.depth:
+                short.append(ask)
+        now_s = self._clock()
+        if self.is_up and self._patience.may_ask(now_s):
+            self._ask(batch, {ask.request_id for ask in short}, budget, now_s)
+        return found
+
+    def _look_up(self, told: _Told, ask: ProposeReq) -> Drafts | None:
+        """What was kept for the request and hangs behind its committed tokens, as many drafts as asked for."""
+        kept, told.kept = told.kept, None
+        left = None
+        if kept is not None and kept.epoch == ask.epoch and kept.base_len <= ask.base_len == len(told.tokens):
+            left = landing.behind(kept, told.tokens[kept.base_len :])
+        if self.caps.draft_ahead and not told.is_new:
+            self._counts["ahead_misses" if left is None else "ahead_hits"] += 1
+        if left is None:
+            return None
+        told.kept = left
+        return landing.cut(left, ask.depth)
+
+    def _ask(self, batch: Sequence[ProposeReq], short: set[RequestId], budget: StepBudget, now_s: float) -> None:
+        """Ask for all of ``batch``; the step waits if ``short`` holds one whose text has been read."""
+        asks: list[DraftAsk] = []
+        num_opened = 0
+        for ask in batch:
+            told = self._requests.get(ask.request_id)
+            if told is None:
+                continue
             if not told.is_open:
                 if num_opened == _OPEN_AT_ONCE or not self._open(ask.request_id, told):
                     continue
                 num_opened += 1
-                self._counts["reopened"] += 1
             missing = told.tokens[told.num_told :]
             asks.append(DraftAsk(ask.request_id, ask.epoch, ask.base_len, missing, min(ask.depth, budget.max_depth)))
         if not asks or not self._send(Propose(asks, budget.deadline_s)):
-            return []
+            return
+        slow = {ask.request_id for ask in asks if self._is_to_read(self._requests[ask.request_id])}
         for ask in asks:
             told = self._requests[ask.request_id]
             told.num_told = len(told.tokens)
-            self._awaited[ask.request_id] = ask.base_len
         self._counts["asked"] += len(asks)
-        wait_s = self._timeout_s or _PATIENCE * self.cost(len(asks), max(ask.depth for ask in asks)) + _HOP_S
-        self._until_s = self._clock() + wait_s
-        return []
+        self._patience.ask(
+            {ask.request_id: ask.base_len for ask in asks},
+            self._profiled_s(len(asks), max(ask.depth for ask in asks)),
+            now_s,
+            wait=any(ask.request_id in short and ask.request_id not in slow for ask in asks),
+            learn=not slow,
+        )
+
+    @staticmethod
+    def _is_to_read(told: _Told) -> bool:
+        """Must the actor read more of this text first than a step should wait for?"""
+        return (told.is_new and len(told.tokens) > _LONG) or len(told.tokens) - told.num_told > _LONG
 
     def land(self, drafts: Drafts) -> Drafts | None:
-        """What came from the actor, to be offered to the core; None = an answer without drafts."""
-        if self._awaited.get(drafts.request_id) == drafts.base_len:
-            del self._awaited[drafts.request_id]
-            self._counts["answered"] += 1
+        """What came from the actor: to be offered to the core now, or None = kept for later, or no drafts at all."""
+        is_answer = self._patience.answered(drafts.request_id, drafts.base_len, self._clock())
+        told = self._requests.get(drafts.request_id)
         if not drafts.token_ids:
             return None
-        return msgspec.structs.replace(drafts, source=self._name)
+        drafts = msgspec.structs.replace(drafts, source=self._name)
+        if told is None:
+            return drafts  # the core counts it as what it is
+        if not landing.is_whole(drafts) or not 0 < drafts.base_len <= len(told.tokens):
+            self._counts["faults"] += 1
+            self.close(drafts.request_id)  # it goes on without this method
+            return None
+        told.is_new = False
+        if told.kept is None or drafts.base_len >= told.kept.base_len:
+            told.kept = drafts
+        return drafts if is_answer else None
 
     def wait_s(self) -> float:
         """How much longer the next step should wait for drafts; 0 = it should not."""
-        if not self._awaited or self.caps.draft_ahead:
-            return 0.0
-        left_s = self._until_s - self._clock()
-        if left_s <= 0:
-            self._counts["late"] += len(self._awaited)
-            self._awaited.clear()
-            return 0.0
-        return left_s
+        return self._patience.left_s(self._clock())
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
     def cost(self, num_requests: int, depth: int) -> float:
-        """Seconds, as the actor measured at its start; those of the next wider batch that it measured."""
+        """Seconds, as the actor measured at its start, times how much slower it has been since."""
+        return self._profiled_s(num_requests, depth) * self._patience.slowdown
+
+    def _profiled_s(self, num_requests: int, depth: int) -> float:
+        """Seconds in the next wider batch that the actor measured."""
         costs = self._hello.step_costs if self._hello is not None else []
         if not costs:
             return 0.0
@@ -238,8 +293,10 @@ class DraftLink:
         return depth * costs[place][1]
 
     def stats(self) -> dict[str, int]:
-        """Requests ``asked`` for and ``answered``, steps that did not wait longer, messages ``dropped``, reopenings."""
-        return self._counts.copy()
+        """Requests ``asked`` for, ``answered``, waited for in vain (``late``); proposals that found drafts made ahead
+        and those that did not; messages ``dropped``; requests told again to an actor that came back; malformed answers.
+        """
+        return {**self._counts, "answered": self._patience.num_answered, "late": self._patience.num_late}
 
     def warmup(self) -> None:
         """The actor warms itself."""

@@ -57,8 +57,10 @@ def make(*, is_up: bool = True, **options: Any) -> tuple[DraftLink, Wire]:
     return link, wire
 
 
-def ask(link: DraftLink, length: int, *names: str, epoch: int = 0) -> None:
-    assert link.propose([ProposeReq(name, epoch, length, [], 3) for name in names or ("r",)], BUDGET) == []
+def ask(link: DraftLink, length: int, *names: str, epoch: int = 0, delta: list[int] | None = None) -> None:
+    """Ask for three drafts where none were made ahead."""
+    asks = [ProposeReq(name, epoch, length, list(delta or []), 3) for name in names or ("r",)]
+    assert link.propose(asks, BUDGET) == []
 
 
 def test_a_request_is_opened_asked_for_and_closed() -> None:
@@ -82,19 +84,127 @@ def test_a_step_waits_for_drafts_but_not_longer_than_they_should_take() -> None:
     assert link.wait_s() == pytest.approx(2 * 3 * 0.02 + 0.002)
     assert link.land(Drafts("a", 0, 3, [7])) == Drafts("a", 0, 3, [7], None, "draft_model")
     assert link.wait_s() > 0
-    assert link.land(Drafts("b", 0, 2, [7])) is not None and link.wait_s() > 0, "of an earlier ask"
+    assert link.land(Drafts("b", 0, 2, [7])) is None and link.wait_s() > 0, "of an earlier ask"
     assert link.land(Drafts("b", 0, 3, [])) is None
     assert link.wait_s() == 0
-    ask(link, 3, "a", "b")
+    ask(link, 4, "a", "b", delta=[9])
     wire.now_s += 0.2
     assert link.wait_s() == 0 and link.stats()["late"] == 2
 
 
-def test_nothing_waits_in_ahead_mode_and_a_timeout_is_obeyed() -> None:
-    link, _ = make(is_ahead=True)
+def test_a_silent_actor_costs_one_wait_and_is_asked_again_when_it_speaks() -> None:
+    link, wire = make()
     link.open("r", [1], PARAMS, 0)
     ask(link, 1)
+    wire.now_s += 0.2
     assert link.wait_s() == 0
+    wire.take()
+    for length in range(2, 6):
+        ask(link, length, delta=[length])
+        assert wire.take() == [] and link.wait_s() == 0
+    assert link.land(Drafts("r", 0, 1, [2, 3, 4, 5, 6, 7])) is not None, "the core sees what still fits"
+    assert link.propose([ProposeReq("r", 0, 6, [6], 3)], BUDGET) == [Drafts("r", 0, 6, [7], None, "draft_model")]
+    assert [a.delta for a in wire.take()[0].asks] == [[2, 3, 4, 5, 6]]
+    assert link.wait_s() > 0
+    wire.now_s += 0.5
+    ask(link, 7, delta=[9])
+    assert wire.take() == []
+    wire.now_s += 1.0
+    ask(link, 8, delta=[9])
+    assert len(wire.take()) == 1, "the answer may have been lost"
+
+
+def test_answers_that_come_slower_than_at_start_are_waited_for_longer_and_cost_more() -> None:
+    link, wire = make()
+    link.open("r", [1], PARAMS, 0)
+    for length in range(1, 40):
+        ask(link, length, delta=[] if length == 1 else [1])
+        wire.now_s += 0.045
+        link.land(Drafts("r", 0, length, [7]))
+    assert link.cost(1, 3) == pytest.approx(0.045, rel=0.02)
+    ask(link, 40, delta=[1])
+    assert link.wait_s() == pytest.approx(0.092, rel=0.02)
+
+
+def test_nobody_waits_for_an_actor_that_must_read_a_long_text_first() -> None:
+    link, _ = make()
+    link.open("long", [1] * 100, PARAMS, 0)
+    link.open("short", [1], PARAMS, 0)
+    ask(link, 100, "long")
+    assert link.wait_s() == 0
+    assert link.land(Drafts("long", 0, 100, [])) is None
+    ask(link, 100, "long")
+    link.land(Drafts("long", 0, 100, [7]))
+    ask(link, 101, "long", delta=[7])
+    assert link.wait_s() > 0
+
+
+def test_what_was_made_ahead_is_found_at_once_and_a_miss_waits() -> None:
+    link, wire = make(is_ahead=True)
+    link.open("r", [1, 2], PARAMS, 0)
+    assert wire.take() == [Open("r", 0, [1, 2], PARAMS)], "it may read the prompt while the target does"
+    ask(link, 2)
+    assert link.wait_s() > 0
+    assert link.land(Drafts("r", 0, 2, [3, 4])) is not None
+    assert link.land(Drafts("r", 0, 2, [3, 4, 5, 6, 7], confidence=[0.9, 0.8, 0.7, 0.6, 0.5])) is None
+    found = link.propose([ProposeReq("r", 0, 5, [3, 4, 5], 3)], BUDGET)
+    assert found == [Drafts("r", 0, 5, [6, 7], None, "draft_model", [0.6, 0.5])]
+    assert link.wait_s() == 0 and isinstance(wire.take()[-1], Propose)
+    link.land(Drafts("r", 0, 5, [6, 7, 8, 9]))
+    ask(link, 7, delta=[6, 1])
+    assert link.wait_s() > 0
+    counts = link.stats()
+    assert (counts["ahead_hits"], counts["ahead_misses"]) == (1, 1)
+
+
+def test_a_table_of_outcomes_is_looked_into_by_what_was_accepted_and_the_next_token() -> None:
+    link, _ = make(is_ahead=True)
+    #            3  4  5        | 9 after none: 10    | 8 after one: 11 12
+    ids = [3, 4, 5, 9, 10, 8, 11, 12]
+    parents = [-1, 0, 1, -1, 3, 0, 5, 6]
+    for committed, expected in (([9], [10]), ([3, 8], [11, 12]), ([3, 4], [5]), ([7], []), ([3, 4, 5, 6], [])):
+        link.open("r", [1, 2], PARAMS, 0)
+        ask(link, 2)
+        link.land(Drafts("r", 0, 2, [3, 4, 5]))
+        assert link.land(Drafts("r", 0, 2, ids, parents)) is None
+        found = link.propose([ProposeReq("r", 0, 2 + len(committed), committed, 3)], BUDGET)
+        assert [d.token_ids for d in found] == ([expected] if expected else [])
+        assert all(d.parents is None and d.base_len == 2 + len(committed) for d in found)
+        link.close("r")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        Drafts("r", 0, 2, [3, 4], [-1]),
+        Drafts("r", 0, 2, [3, 4], [0, 1]),
+        Drafts("r", 0, 2, [3, 4], confidence=[0.5]),
+        Drafts("r", 0, 2, [3], draft_q=[]),
+        Drafts("r", 0, 0, [3]),
+        Drafts("r", 0, 9, [3]),
+    ],
+)
+def test_garbage_ends_the_method_for_its_request_alone(garbage: Drafts) -> None:
+    link, wire = make(is_ahead=True)
+    for name in "rs":
+        link.open(name, [1, 2], PARAMS, 0)
+    ask(link, 2, "r", "s")
+    assert link.land(garbage) is None
+    assert wire.take()[-1] == Close("r") and link.stats()["faults"] == 1
+    link.land(Drafts("s", 0, 2, [3]))
+    ask(link, 3, "r", "s", delta=[4])
+    assert [a.request_id for a in wire.take()[-1].asks] == ["s"]
+
+
+def test_drafts_of_another_epoch_are_not_used() -> None:
+    link, _ = make(is_ahead=True)
+    link.open("r", [1, 2], PARAMS, 0)
+    link.land(Drafts("r", 0, 2, [3, 4, 5]))
+    link.rollback("r", 2, 1)
+    ask(link, 3, delta=[3], epoch=1)
+
+
+def test_a_timeout_is_obeyed() -> None:
     link, _ = make(timeout_s=0.5)
     link.open("r", [1], PARAMS, 0)
     ask(link, 1)
@@ -119,15 +229,16 @@ def test_what_found_no_room_is_made_up_for() -> None:
     opened, asked, again = wire.take()
     assert opened == Open("r", 0, [1, 2, 3], PARAMS)
     assert (asked.asks[0].delta, again.asks[0].delta) == ([], [4, 5])
-    assert link.stats()["dropped"] == 3
+    assert link.stats()["dropped"] == 2
 
 
 def test_many_tokens_are_told_without_being_asked_for() -> None:
     link, wire = make()
     link.open("r", [1], PARAMS, 0)
+    ask(link, 1)
     for i in range(64):
         link.observe([Outcome("r", 2, 1 + i, 0, [i])])
-    assert wire.take()[1:] == [Commit("r", 2, 1, list(range(64)))]
+    assert wire.take()[2:] == [Commit("r", 2, 1, list(range(64)))]
 
 
 def test_a_lost_actor_is_not_waited_for_and_one_that_returns_is_told_all_again() -> None:

@@ -95,8 +95,7 @@ def test_text_is_the_same_and_equal_models_agree(models: dict[str, Path], mode: 
             answers = await asyncio.gather(*(ask(client, f"c{i}", *w) for i, w in enumerate(work)))
             assert [ids for ids, _ in answers] == [expected(models["target"], *w) for w in work]
             reports = [report for _, report in answers if report is not None]
-            if mode == "sync":  # ahead, nobody waits: a target as quick as its draft may always be first
-                assert sum(r.num_draft_tokens for r in reports) > 0
+            assert sum(r.num_draft_tokens for r in reports) > 0
             assert all(r.num_accepted == r.num_draft_tokens for r in reports)
 
     anyio.run(main)
