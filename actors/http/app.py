@@ -20,8 +20,9 @@ from ..stats import CONTENT_TYPE
 from .access import OPEN_PATHS, Access
 from .errors import ClientGone, HttpError, describe, problem_of
 from .facts import CallFacts
+from .generation import Generation
 from .limits import BodyGuard, check_headers
-from .openai import ChatCompletions, Completions
+from .openai import ChatDialect, CompletionsDialect
 from .service import Service
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ def build_app(service: Service) -> ASGIApp:
     """All that the port answers."""
     plain = PlainRoutes(service)
     routes = [
-        Route("/v1/completions", Completions(service), methods=["POST"]),
-        Route("/v1/chat/completions", ChatCompletions(service), methods=["POST"]),
+        Route("/v1/completions", Generation(service, CompletionsDialect(service)), methods=["POST"]),
+        Route("/v1/chat/completions", Generation(service, ChatDialect(service)), methods=["POST"]),
         Route("/v1/models", plain.models, methods=["GET"]),
         Route("/v1/models/{name:path}", plain.model, methods=["GET"]),
         Route("/health", plain.health, methods=["GET"]),

@@ -5,7 +5,7 @@ from typing import Protocol
 import anyio
 
 from ..messages import Admitted, TextDelta
-from .openai_calls import ParsedCall
+from .parsed_call import ParsedCall
 
 
 class Registry(Protocol):

@@ -3,71 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from ...engine.errors import UnavailableError
-from ...engine.types import SpeculationStats
-from ..messages import Admitted, PositionLogprobs, TextDelta, TextLogprob
-from .openai_calls import ParsedCall
+from ..messages import Admitted, PositionLogprobs, TextLogprob
+from .gathered import AnswerHead, Gathered
 from .openai_speculation import metrics
+from .parsed_call import ParsedCall
 
 _LEAST_LOGPROB = -9999.0
 """How -inf is written: JSON has none."""
-
-
-class AnswerHead(msgspec.Struct, frozen=True):
-    """What all parts of an answer have in common."""
-
-    id: str
-    created: int
-    """Seconds since 1970."""
-    model: str
-    system_fingerprint: str
-
-
-class Gathered:
-    """One choice, as far as it has come."""
-
-    __slots__ = (
-        "finish_reason", "logprobs", "num_cached", "num_tokens", "prompt_logprobs", "speculation", "stop_reason",
-        "text", "token_ids",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.token_ids: list[int] = []
-        self.logprobs: list[PositionLogprobs] = []
-        self.prompt_logprobs: list[PositionLogprobs | None] | None = None
-        self.num_tokens = 0
-        self.num_cached = 0
-        self.finish_reason: str | None = None
-        self.stop_reason: int | str | None = None
-        self.speculation: SpeculationStats | None = None
-
-    def add(self, delta: TextDelta) -> None:
-        """Take the next delta of this choice."""
-        self.text.append(delta.text)
-        self.token_ids.extend(delta.token_ids)
-        self.logprobs.extend(delta.logprobs or ())
-        if delta.prompt_logprobs is not None:
-            self.prompt_logprobs = delta.prompt_logprobs
-        self.num_tokens = delta.num_tokens
-        self.num_cached = max(self.num_cached, delta.num_cached)
-        if delta.finish_reason is not None:
-            self.finish_reason = finish_reason(delta)
-            self.stop_reason = delta.stop_reason
-            self.speculation = delta.speculation
-
-
-def finish_reason(delta: TextDelta) -> str | None:
-    """``stop`` or ``length``; the other ways to end are errors.
-
-    Raises:
-        UnavailableError: the engine gave the request up.
-    """
-    if delta.finish_reason in ("abort", "error"):
-        raise UnavailableError("the engine ended the request; send it again", code="engine_unavailable")
-    return delta.finish_reason
 
 
 def usage(admitted: Admitted, num_output: int, num_cached: int) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from ..messages import Chat
 from .errors import describe
 from .limits import check_plain
 from .openai_calls import (
-    Bounds,
-    ParsedCall,
     build_call,
     check_logprobs,
     check_range,
@@ -23,6 +21,7 @@ from .openai_calls import (
 )
 from .openai_fields import ChatBody
 from .openai_speculation import prediction
+from .parsed_call import Bounds, ParsedCall
 
 MAX_TOOLS = 128
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from .openai_answers import AnswerHead
+from .gathered import AnswerHead
 
 DONE = b"data: [DONE]\n\n"
 _END = b"}\n\n"

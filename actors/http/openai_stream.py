@@ -6,10 +6,12 @@ import msgspec
 
 from ...engine.types import SpeculationStats
 from ..messages import Admitted, PositionLogprobs, TextDelta
-from .openai_answers import chat_logprobs, finish_reason, legacy_logprobs, prompt_logprobs, usage
-from .openai_calls import ParsedCall
+from .errors import Problem
+from .gathered import finish_reason
+from .openai_answers import chat_logprobs, legacy_logprobs, prompt_logprobs, usage
 from .openai_chunks import DONE, ChunkWriter, Piece
 from .openai_speculation import metrics
+from .parsed_call import ParsedCall
 
 
 class _Choice:
@@ -42,6 +44,10 @@ class StreamedCall:
         self._speculation: SpeculationStats | None = None
         self._choices = [_Choice() for _ in range(call.num_choices)]
 
+    def begin(self) -> bytes:
+        """Nothing yet: a choice's first chunk comes with its first text."""
+        return b""
+
     def add(self, delta: TextDelta) -> bytes:
         """Events that this delta completes; may be empty."""
         choice = self._choices[delta.index]
@@ -71,6 +77,10 @@ class StreamedCall:
             return DONE
         told = b"" if self._speculation is None else msgspec.json.encode(metrics(self._speculation))
         return self._writer.last(self._usage(), told) + DONE
+
+    def failed(self, problem: Problem) -> bytes:
+        """The last event of a call that failed; no ``[DONE]`` follows it."""
+        return b"data: " + msgspec.json.encode(problem.error(in_stream=True)) + b"\n\n"
 
     def _usage(self) -> bytes:
         num_output = sum(c.num_tokens for c in self._choices)

@@ -12,7 +12,7 @@ from ..messages import Admitted, Detokenize, EngineState, Generate, Stats, TextD
 from .errors import describe
 from .health import Health
 from .meter import Registry
-from .openai_calls import Bounds
+from .parsed_call import Bounds
 from .stream import OpenCalls
 
 MAX_NAME_CHARS = 200

@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
-import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ...engine.errors import DeadlineError, PacelineError, UnavailableError
-from .errors import ClientGone, Header, problem_of
+from .errors import ClientGone, Header, Problem, problem_of
 
 log = logging.getLogger(__name__)
 
+EVENTS_TYPE = b"text/event-stream; charset=utf-8"
+LINES_TYPE = b"application/x-ndjson"
 _STREAM_HEADERS: list[Header] = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
@@ -95,7 +95,7 @@ class OpenCalls:
 
 
 class EventStream:
-    """One answer of server-sent events."""
+    """One answer in parts, of whatever type its headers say."""
 
     def __init__(self, scope: Scope, send: Send, headers: list[Header]) -> None:
         self._scope = scope
@@ -104,10 +104,12 @@ class EventStream:
         self.is_open = False
         """Whether the head is out."""
         self._is_ended = False
+        self._failed: Callable[[Problem], bytes] | None = None
 
-    async def open(self) -> None:
-        """Send the head."""
+    async def open(self, failed: Callable[[Problem], bytes]) -> None:
+        """Send the head; ``failed`` writes the last event if it comes to that."""
         self.is_open = True
+        self._failed = failed
         headers = [*_STREAM_HEADERS, *self._headers]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
@@ -122,12 +124,12 @@ class EventStream:
 
     async def fail(self, error: Exception) -> None:
         """Tell ``error`` in the last event and close the connection."""
-        if self._is_ended:
+        if self._is_ended or self._failed is None:
             return
         if not isinstance(error, PacelineError):
             log.error("a stream failed", exc_info=error)
         close_connection(self._scope)
-        await self.end(b"data: " + msgspec.json.encode(problem_of(error).error(in_stream=True)) + b"\n\n")
+        await self.end(self._failed(problem_of(error)))
 
 
 def close_connection(scope: Scope) -> None:
