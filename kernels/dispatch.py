@@ -13,7 +13,7 @@ import torch
 
 from .native import load
 
-OPS = ("rms_norm", "rope", "store_kv", "paged_attention", "silu_mul", "linear_int8", "sample", "verify")
+OPS = ("rms_norm", "rope", "store_kv", "paged_attention", "silu_mul", "linear_int8", "linear_int4", "sample", "verify")
 _PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
 """Backends to try on each kind of device, best first; the reference comes last everywhere."""
 

@@ -92,6 +92,29 @@ def linear_int8(
     return backend("linear_int8", x)(x, packed, n, bias)
 
 
+def pack_int4(blocks: torch.Tensor, kind: str) -> tuple[torch.Tensor, ...]:
+    """4-bit weights in GGUF's blocks, as they are, in the backend's layout: every output keeps its codes, 0..15.
+
+    blocks uint8 [N, row bytes]; ``kind`` Q4_0, Q4_1 or Q4_K, ggml's names. A weight is code * scale + least; scale and
+    least value of each 32 inputs become fp16: exact but for Q4_K, whose products are rounded (at most 1 part in 2048).
+    The tuple is opaque: pass it to ``linear_int4``. ValueError where rows are no whole number of blocks.
+    """
+    return backend("linear_int4", blocks, "pack")(blocks, kind)
+
+
+def linear_int4(
+    x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """x fp32 [T, K] times packed 4-bit weight [N, K'] -> fp32 [T, N], plus bias [N]; K' is K rounded up to 32.
+
+    x is quantised as in ``linear_int8``, the inputs that it lacks are zero. Sums inside a group are exact int32; then
+    (sum of products * scale + sum of x's codes * least value) * activation scale is added group by group in fp32, each
+    operation rounded, and the bias last. All CPU backends give the same bits, for any T. A NaN or an infinity makes all
+    outputs of its token NaN or infinite.
+    """
+    return backend("linear_int4", x)(x, packed, n, bias)
+
+
 def sample(
     logits: torch.Tensor, temperature: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:

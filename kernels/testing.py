@@ -2,20 +2,23 @@
 
 import importlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from .gguf_int4 import KINDS
+
 TOLERANCES = {torch.float32: (2e-5, 2e-5)}
 """Relative and absolute difference allowed between a backend and its reference, by dtype; none where not listed."""
 
-EXACT = ("rope", "store_kv", "linear_int8", "sample")
+EXACT = ("rope", "store_kv", "linear_int8", "linear_int4", "sample")
 """Ops whose backends give the reference's very bits."""
 
 
 class Case(NamedTuple):
-    """Arguments of an op. ``make`` draws the same ones anew; linear_int8 has the raw weight in packed's place."""
+    """Arguments of an op. ``make`` draws the same ones anew; in the place of a packed weight is what is packed."""
 
     name: str
     make: Callable[[], tuple[Any, ...]]
@@ -33,6 +36,9 @@ def call(op: str, backend: str, args: tuple[Any, ...]) -> Any:
     if op == "linear_int8":
         x, weight, n, bias = args
         return module.run(x, module.pack(weight), n, bias)
+    if op == "linear_int4":
+        x, (blocks, kind), n, bias = args
+        return module.run(x, module.pack(blocks, kind), n, bias)
     return module.run(*args)
 
 
@@ -156,6 +162,36 @@ def _linear_int8() -> Iterator[Case]:
         yield Case(f"{t}x{n}x{k}+bias", lambda t=t, n=n, k=k: (_draw(t, k) * 30, _draw(n, k), n, _draw(n)))
 
 
+def blocks_int4(n: int, num_groups: int, kind: str, seed: int = 0) -> torch.Tensor:
+    """Random GGUF blocks of 4-bit codes, uint8 [n, row bytes], with scales as models have them; whole blocks."""
+    known = KINDS[kind]
+    g = torch.Generator().manual_seed(seed + 31 * n + num_groups)
+    num_blocks = -(-num_groups // known.num_groups)
+    blocks = torch.randint(0, 256, (n, num_blocks, known.num_bytes), generator=g, dtype=torch.uint8)
+    numbers = (torch.randn(n, num_blocks, 2, generator=g) * 0.01).half()
+    if kind == "Q4_K":  # a few scales so small that fp16 has no full precision for them
+        numbers[::2] *= 1e-4
+    fields = numbers.view(torch.uint8)
+    blocks[..., : 2 if kind == "Q4_0" else 4] = fields[..., : 2 if kind == "Q4_0" else 4]
+    return blocks.flatten(1)
+
+
+def _linear_int4() -> Iterator[Case]:
+    sizes = [(0, 5, 32), (1, 1, 1), (2, 16, 32), (5, 50, 64), (7, 33, 100), (8, 48, 60), (100, 70, 96), (3, 576, 576)]
+    for kind, known in KINDS.items():
+        for t, n, k in sizes:
+            whole = known.num_groups * 32
+            num_blocks = -(-k // whole)
+            groups = num_blocks * known.num_groups
+            inputs = k if known.num_groups == 1 else num_blocks * whole - 5
+
+            def make(t=t, n=n, k=inputs, groups=groups, kind=kind, bias=False) -> tuple[Any, ...]:  # type: ignore[no-untyped-def]
+                return _draw(t, k) * 3, (blocks_int4(n, groups, kind), kind), n, _draw(n) if bias else None
+
+            yield Case(f"{t}x{n}x{inputs} {kind}", make)
+            yield Case(f"{t}x{n}x{inputs} {kind}+bias", partial(make, bias=True))
+
+
 def _sample() -> Iterator[Case]:
     for s, v in ((0, 10), (1, 1), (3, 7), (4, 64), (5, 1000), (9, 32003)):
 
@@ -201,6 +237,7 @@ _GRIDS = {
     "paged_attention": _paged_attention,
     "silu_mul": _silu_mul,
     "linear_int8": _linear_int8,
+    "linear_int4": _linear_int4,
     "sample": _sample,
     "verify": _verify,
 }

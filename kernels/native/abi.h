@@ -48,6 +48,15 @@ int64_t pl_pack_int8(const float* weight, uint8_t* codes, uint16_t* scales, int6
 int64_t pl_linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out,
                        int64_t num_tokens, int64_t n, int64_t k);
 
+// Blocks of GGUF's kind 0 Q4_0, 1 Q4_1 or 2 Q4_K, [N][groups of 32 in their blocks], with scales and least values fp16
+// [N][groups] -> packed [ceil(N/16)][groups][320]; linear_int4.cpp has the layout.
+int64_t pl_pack_int4(const uint8_t* blocks, const uint16_t* scales, const uint16_t* least, uint8_t* packed, int64_t kind,
+                     int64_t n, int64_t groups);
+
+// x [T, K] -> out [T, N]; bias [N] or null.
+int64_t pl_linear_int4(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t num_tokens, int64_t n,
+                       int64_t k);
+
 // logits [S, V] -> out [S].
 int64_t pl_sample(const float* logits, const float* temperature, const int64_t* seeds, const int64_t* positions,
                   int64_t* out, int64_t num_rows, int64_t vocab_size);

@@ -22,6 +22,8 @@ _SIGNATURES = {
     "pl_store_kv": "pppppiiiiii",
     "pl_silu_mul": "ppii",
     "pl_paged_attention": "pppppppiiiiiiiiiiiff",
+    "pl_pack_int4": "ppppiii",
+    "pl_linear_int4": "ppppiii",
     "pl_pack_int8": "pppii",
     "pl_linear_int8": "pppppiii",
     "pl_sample": "pppppii",

@@ -1,0 +1,133 @@
+// What the bodies of linear_int8.cpp and linear_int4.cpp begin with, compiled for each instruction set: quantising of
+// activations, storing of sums, and the walk over tokens and blocks.
+
+// Integer bits of a magnitude order like the magnitude, with NaN above all: a bad value shows in the scale, not only in a code.
+static inline float magnitude(const float* x) {
+    I most{};
+    for (int i = 0; i < kGroup; i += W) {
+        const I bits = load<I>(x + i) & 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    int32_t m = most[0];
+    for (int i = 1; i < W; ++i) m = most[i] > m ? most[i] : m;
+    float f;
+    std::memcpy(&f, &m, 4);
+    return f < kLeastMagnitude ? 0.0f : f;
+}
+
+// x to the nearest integer (even ones on ties) as a byte, for |x| <= 127.
+static inline B to_code(F x) {
+    const F shift = splat(12582912.0f);  // 1.5 * 2**23
+    return __builtin_convertvector((I)(x + shift) - (I)shift, B);
+}
+
+// The group of x at i, filled up with zeros in `spare` where the row ends inside it.
+static inline const float* group_at(const float* x, int64_t i, int64_t k, float* spare) {
+    if (i + kGroup <= k) return x + i;
+    std::memset(spare, 0, kGroup * sizeof(float));
+    std::memcpy(spare, x + i, (k - i) * sizeof(float));
+    return spare;
+}
+
+static void quantise_row(const float* x, int64_t k, Activations* out) {
+    float spare[kGroup];
+    for (int64_t i = 0; i < k; i += kGroup, ++out) {
+        const float* group = group_at(x, i, k, spare);
+        const float most = magnitude(group);
+        const F factor = splat(most == 0.0f ? 0.0f : 127.0f / most);
+        for (int j = 0; j < kGroup; j += W) store(out->codes + j, to_code(load<F>(group + j) * factor));
+        int32_t sum = 0;
+        for (int j = 0; j < kGroup; ++j) sum += out->codes[j];
+        out->start = -128 * sum;
+        out->sum = static_cast<float>(sum);
+        out->scale = most / 127.0f;
+    }
+}
+
+// sums [16] of one token and one block, to the outputs that exist.
+static inline void finish(const Linear& l, int64_t token, int64_t block, const F* sums) {
+    const int64_t first = block * kOutputs;
+    float* out = l.out + token * l.n + first;
+    if (first + kOutputs <= l.n) {
+        for (int i = 0; i < kOutputs / W; ++i)
+            store(out + i * W, l.bias ? sums[i] + load<F>(l.bias + first + i * W) : sums[i]);
+        return;
+    }
+    const auto* each = reinterpret_cast<const float*>(sums);
+    for (int64_t i = 0; first + i < l.n; ++i) out[i] = l.bias ? each[i] + l.bias[first + i] : each[i];
+}
+
+template <class Format, int M, int BLOCKS>
+static inline void tiles(const Linear& l, int64_t count, int64_t token, int64_t block) {
+    if constexpr (M == 1)
+        Format::template tile<1, BLOCKS>(l, token, block);
+    else if (count == M)
+        Format::template tile<M, BLOCKS>(l, token, block);
+    else
+        tiles<Format, M - 1, BLOCKS>(l, count, token, block);
+}
+
+// Tokens from..to-1 times BLOCKS blocks, whose codes stay in the nearest caches meanwhile; tiles of about equal size.
+template <class Format, int BLOCKS>
+static void multiply_tokens(const Linear& l, int64_t from, int64_t to, int64_t block) {
+    for (int64_t left = (to - from + Format::kTokens - 1) / Format::kTokens; left > 0; --left) {
+        const int64_t count = (to - from + left - 1) / left;
+        tiles<Format, Format::kTokens, BLOCKS>(l, count, from, block);
+        from += count;
+    }
+}
+
+template <class Format>
+static void multiply_blocks(const Linear& l, int64_t begin, int64_t end) {
+    for (int64_t from = 0; from < l.num_tokens; from += kPassTokens) {
+        const int64_t to = from + kPassTokens < l.num_tokens ? from + kPassTokens : l.num_tokens;
+        int64_t block = begin;
+        for (; block + Format::kBlocks <= end; block += Format::kBlocks)
+            multiply_tokens<Format, Format::kBlocks>(l, from, to, block);
+        for (; block < end; ++block) multiply_tokens<Format, 1>(l, from, to, block);
+    }
+}
+
+#if PL_ISA == 2
+
+// Tokens token..token+M-1 times BLOCKS blocks. Sums stay in registers from the first group to the last. A Format tells where
+// a block's group is, makes two vectors of unsigned codes at a time, and turns a group's sum of products into fp32.
+template <class Format, int M, int BLOCKS>
+static inline __attribute__((always_inline)) void vnni_tile(const Linear& l, int64_t token, int64_t block) {
+    const Activations* x = l.x + token * l.groups;
+    F sums[M][BLOCKS] = {};
+    for (int m = 0; m < M; ++m)
+        for (int b = 0; b < BLOCKS; ++b) __builtin_prefetch(l.out + (token + m) * l.n + (block + b) * kOutputs, 1);
+    const bool first_of_pass = token % kPassTokens == 0;
+    const uint8_t* weights = l.weights + block * l.groups * Format::kBytes;
+    for (int64_t g = 0; g < l.groups; ++g, ++x, weights += Format::kBytes) {
+        if (first_of_pass)  // fetches the blocks that come next, into the second level
+            for (int b = 0; b < BLOCKS; ++b)
+                for (int i = 0; i < Format::kBytes; i += 64)
+                    __builtin_prefetch(weights + (BLOCKS + b) * l.groups * Format::kBytes + i, 0, 2);
+        __m512i dots[M][BLOCKS];
+        for (int m = 0; m < M; ++m)
+            for (int b = 0; b < BLOCKS; ++b) dots[m][b] = Format::start(x[m * l.groups]);
+#pragma GCC unroll 4
+        for (int i = 0; i < kGroup / 8; ++i) {
+            __m512i near[BLOCKS], far[BLOCKS];  // inputs 4 i to 4 i + 3, and those 16 further on
+            for (int b = 0; b < BLOCKS; ++b) Format::codes(weights + b * l.groups * Format::kBytes, i, near[b], far[b]);
+            for (int m = 0; m < M; ++m) {
+                int32_t four[2];
+                std::memcpy(&four[0], x[m * l.groups].codes + i * 4, 4);
+                std::memcpy(&four[1], x[m * l.groups].codes + i * 4 + 16, 4);
+                for (int b = 0; b < BLOCKS; ++b) dots[m][b] = _mm512_dpbusd_epi32(dots[m][b], near[b], _mm512_set1_epi32(four[0]));
+                for (int b = 0; b < BLOCKS; ++b) dots[m][b] = _mm512_dpbusd_epi32(dots[m][b], far[b], _mm512_set1_epi32(four[1]));
+            }
+        }
+        for (int b = 0; b < BLOCKS; ++b) {
+            const typename Format::Scales scales(l, block + b, g);
+            for (int m = 0; m < M; ++m)
+                sums[m][b] += scales.apply(__builtin_convertvector((I)dots[m][b], F), x[m * l.groups]);
+        }
+    }
+    for (int m = 0; m < M; ++m)
+        for (int b = 0; b < BLOCKS; ++b) finish(l, token + m, block + b, &sums[m][b]);
+}
+
+#endif
