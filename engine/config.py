@@ -21,6 +21,18 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all tables."""
 
 
+class Key(Section, frozen=True):
+    """One API key: as it is, or as its sha256, so that no file holds it."""
+
+    key: str = ""
+    sha256: str = ""
+    """In hex; ``printf %s KEY | sha256sum`` prints it."""
+    max_concurrent: int = 0
+    """0 = the server's ``max_concurrent_per_key``."""
+    requests_per_minute: int = 0
+    """0 = the server's ``requests_per_minute_per_key``."""
+
+
 class Server(Section, frozen=True):
     """The HTTP gateway."""
 
@@ -28,6 +40,14 @@ class Server(Section, frozen=True):
     port: int = 8000
     api_keys: list[str] = []
     """Every route but the health ones then needs one of them."""
+    keys: dict[str, Key] = {}
+    """More keys, by the name that the log shows."""
+    max_concurrent_per_key: int = 0
+    """Most requests of one key at once; 0 = no limit."""
+    requests_per_minute_per_key: int = 0
+    """0 = no limit."""
+    model_management: bool = False
+    """Whether clients may list, pull and delete the models of this machine (/api/pull, /api/delete)."""
     served_model_name: str | None = None
     request_timeout_s: float = 600.0
     shutdown_timeout_s: float = 30.0
@@ -119,6 +139,8 @@ _LEAST: dict[str, float] = {
     "server.shutdown_timeout_s": 0,
     "server.max_body_bytes": 1024,
     "server.max_logprobs": -1,
+    "server.max_concurrent_per_key": 0,
+    "server.requests_per_minute_per_key": 0,
     "scheduler.max_num_seqs": 1,
     "scheduler.max_num_batched_tokens": 1,
     "scheduler.max_in_flight": 1,
@@ -197,6 +219,7 @@ def check(config: Config, where: "_Locator | None" = None) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.target.device):
         key = where.at(["target", "device"])
         raise ConfigError(f"{key}target.device = {config.target.device!r}: use auto, cpu, cuda or cuda:N")
+    _check_api_keys(config.server, where)
     _check_speculation(config.speculation, where)
 
 
@@ -251,6 +274,19 @@ def _gather_settings(tree: dict[str, Any]) -> None:
     settings = {name: section.pop(name) for name in [*section] if name not in known and isinstance(section[name], dict)}
     if settings:
         section["settings"] = settings
+
+
+def _check_api_keys(server: Server, where: "_Locator") -> None:
+    for name, key in server.keys.items():
+        at = f"{where.at(['server', 'keys', name])}server.keys.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
+            raise ConfigError(f"{at}: a key's name has 1 to 64 letters, digits and any of _.-; rename it")
+        if bool(key.key) == bool(key.sha256):
+            raise ConfigError(f"{at}: set either key or sha256")
+        if key.sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", key.sha256):
+            raise ConfigError(f"{at}.sha256 must be 64 hex digits; printf %s KEY | sha256sum prints them")
+        if key.max_concurrent < 0 or key.requests_per_minute < 0:
+            raise ConfigError(f"{at}: max_concurrent and requests_per_minute must be at least 0")
 
 
 def _check_speculation(section: Speculation, where: "_Locator") -> None:

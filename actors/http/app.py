@@ -5,25 +5,24 @@ What listens is never discovered: every route stands in ``build_app``. Nothing p
 
 import difflib
 import logging
+from contextlib import nullcontext
 
 import anyio
-import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ... import __version__
 from ...engine.errors import PacelineError, UnavailableError
-from ..stats import CONTENT_TYPE
 from .access import OPEN_PATHS, Access
+from .envelopes import id_headers, reply
 from .errors import ClientGone, HttpError, describe, problem_of
 from .facts import CallFacts
 from .generation import Generation
 from .limits import BodyGuard, check_headers
 from .openai import ChatDialect, CompletionsDialect
+from .plain import PlainRoutes
 from .service import Service
+from .tokenization import TokenRoutes
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +33,16 @@ _CLIENT_GONE = 499
 
 def build_app(service: Service) -> ASGIApp:
     """All that the port answers."""
-    plain = PlainRoutes(service)
+    access = Access(service.config.server)
+    plain, tokens = PlainRoutes(service, access), TokenRoutes(service)
     routes = [
         Route("/v1/completions", Generation(service, CompletionsDialect(service)), methods=["POST"]),
         Route("/v1/chat/completions", Generation(service, ChatDialect(service)), methods=["POST"]),
         Route("/v1/models", plain.models, methods=["GET"]),
-        Route("/v1/models/{name:path}", plain.model, methods=["GET"]),
+        Route("/v1/models/{id:path}", plain.model, methods=["GET"]),
+        Route("/tokenize", tokens.tokenize, methods=["POST"]),
+        Route("/detokenize", tokens.detokenize, methods=["POST"]),
+        Route("/tokenizer_info", tokens.info, methods=["GET"]),
         Route("/health", plain.health, methods=["GET"]),
         Route("/ping", plain.health, methods=["GET", "POST"]),
         Route("/ready", plain.ready, methods=["GET"]),
@@ -49,7 +52,7 @@ def build_app(service: Service) -> ASGIApp:
         Route("/metrics", plain.metrics, methods=["GET"]),
         Route("/", plain.root, methods=["GET"]),
     ]
-    return Front(service, plain.access, routes)
+    return Front(service, access, routes)
 
 
 class Front:
@@ -58,7 +61,8 @@ class Front:
     def __init__(self, service: Service, access: Access, routes: list[Route]) -> None:
         self._service = service
         self._access = access
-        self._paths = [route.path for route in routes]
+        self._paths = [route.path for route in routes if "{" not in route.path]
+        self._patterns = [(route.path_regex, route.path_format) for route in routes if "{" in route.path]
         self._router = Router(routes, redirect_slashes=False, default=self._no_route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +76,7 @@ class Front:
         async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 facts.status = message["status"]
-                extra = [(b"x-request-id", facts.request_id.encode()), *cors]
+                extra = [*id_headers(scope["path"], facts.request_id), *cors]
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 
@@ -101,9 +105,15 @@ class Front:
             await send({"type": "http.response.start", "status": 204, "headers": allowed})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        self._access.check(scope)
+        quota = self._access.check(scope)
         scope["app"] = self  # has Starlette raise, rather than answer in its own words, when the method is wrong
-        await self._router(scope, receive, send)
+        if quota is None:
+            await self._router(scope, receive, send)
+            return
+        CallFacts.of(scope).key_name = quota.name
+        # What reads is cheap, and a client that waits for its turn must be able to ask how things stand.
+        with quota.used(anyio.current_time()) if scope["method"] == "POST" else nullcontext():
+            await self._router(scope, receive, send)
 
     async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         near = difflib.get_close_matches(scope["path"][:100], self._paths, n=1, cutoff=0.6)
@@ -124,15 +134,14 @@ class Front:
         if not isinstance(error, PacelineError):
             log.error("%s %s failed", scope["method"], facts.handler, exc_info=error)
         problem = problem_of(error)
-        body = problem.body()
-        headers = [*problem.all_headers(), (b"content-length", b"%d" % len(body))]
+        headers, body = reply(problem, scope["path"], facts.request_id)
         await send({"type": "http.response.start", "status": problem.status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _handler(self, path: str) -> str:
-        if path.startswith("/v1/models/"):
-            return "/v1/models/{id}"
-        return path if path in self._paths else "none"
+        if path in self._paths:
+            return path
+        return next((shown for pattern, shown in self._patterns if pattern.match(path)), "none")
 
     def _count(self, scope: Scope, facts: CallFacts) -> None:
         elapsed_s, handler = anyio.current_time() - facts.began_s, facts.handler
@@ -141,68 +150,5 @@ class Front:
         self._service.registry.inc("http_requests", 1, handler, method, f"{status // 100}xx")
         self._service.registry.observe("http_request_duration", elapsed_s, handler)
         level = logging.DEBUG if handler in OPEN_PATHS else logging.INFO  # probes come every few seconds
-        log.log(level, "%s %s %d %.1f ms id=%s", method, handler, status, elapsed_s * 1000, facts.request_id)
-
-
-class PlainRoutes:
-    """The routes that take no body."""
-
-    def __init__(self, service: Service) -> None:
-        self.access = Access(service.config.server)
-        self._service = service
-
-    async def models(self, request: Request) -> Response:
-        """The served models."""
-        return _json({"object": "list", "data": [self._service.model()]})
-
-    async def model(self, request: Request) -> Response:
-        """One of them; its name may hold slashes."""
-        self._service.check_model(request.path_params["name"])
-        return _json(self._service.model())
-
-    async def health(self, request: Request) -> Response:
-        """200 while every needed process makes progress."""
-        if (error := self._service.health.why_not_healthy()) is not None:
-            raise error
-        return Response(status_code=200)
-
-    async def ready(self, request: Request) -> Response:
-        """200 while new work is taken; always with the state of the actors."""
-        error = self._service.health.why_not_ready()
-        report = self._service.health.report()
-        if self.access.has_keys and not self.access.knows(request.scope):
-            report = {"status": report["status"]}
-        if error is None:
-            return _json(report)
-        problem = problem_of(error)
-        return _json(
-            report | problem.error(), problem.status, {k.decode(): v.decode() for k, v in problem.all_headers()}
-        )
-
-    async def live(self, request: Request) -> Response:
-        """200 while this process answers at all."""
-        return Response(status_code=200)
-
-    async def version(self, request: Request) -> Response:
-        """Our version."""
-        return _json({"version": __version__})
-
-    async def load(self, request: Request) -> Response:
-        """Requests in the engine."""
-        return _json({"server_load": self._service.calls.num_requests})
-
-    async def metrics(self, request: Request) -> Response:
-        """Prometheus text."""
-        return Response(self._service.registry.render(), headers={"content-type": CONTENT_TYPE})
-
-    async def root(self, request: Request) -> Response:
-        """A line for people."""
-        return PlainTextResponse(
-            f"paceline {__version__} serves {self._service.model_name}\n"
-            "POST /v1/chat/completions, /v1/completions\n"
-            "GET  /v1/models, /health, /ready, /live, /version, /load, /metrics\n"
-        )
-
-
-def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(content), status, (headers or {}) | {"content-type": "application/json"})
+        log.log(level, "%s %s %d %.1f ms id=%s key=%s", method, handler, status, elapsed_s * 1000, facts.request_id,
+                facts.key_name)  # fmt: skip

@@ -78,9 +78,11 @@ class HttpError(PacelineError):
         code: str,
         type: str = "invalid_request_error",
         headers: tuple[Header, ...] = (),
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
-        retry_after_s = _MIN_RETRY_S if status in (429, 503) else None
+        if status in (429, 503):
+            retry_after_s = min(max(retry_after_s or _MIN_RETRY_S, _MIN_RETRY_S), _MAX_RETRY_S)
         self.problem = Problem(
             status=status, type=type, message=clean(message), code=code, retry_after_s=retry_after_s, headers=headers
         )

@@ -15,7 +15,7 @@ _PRINTABLE = re.compile(rb"[\x21-\x7e]{1,128}")
 class CallFacts:
     """Made by the outermost layer, filled in by the handlers."""
 
-    __slots__ = ("began_s", "given_id", "handler", "request_id", "status")
+    __slots__ = ("began_s", "given_id", "handler", "key_name", "request_id", "status")
 
     def __init__(self, scope: Scope) -> None:
         given = header(scope, b"x-request-id")
@@ -25,6 +25,8 @@ class CallFacts:
         self.request_id = self.given_id or uuid4().hex
         self.handler = "none"
         """The route, as metrics name it."""
+        self.key_name = "-"
+        """Of the API key, if any."""
         self.status = 0
         scope[_KEY] = self
 

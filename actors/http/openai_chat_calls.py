@@ -41,14 +41,7 @@ def parse_chat(body: ChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, r
         InvalidRequestError: naming the parameter.
     """
     refuse_unsupported(body, fields)
-    chat = Chat(
-        messages=_messages(body.messages, bounds),
-        tools=_tools(body),
-        documents=_documents(body.documents),
-        add_generation_prompt=_generation_prompt(body),
-        continue_final_message=bool(body.continue_final_message),
-        template_kwargs=_template_kwargs(body),
-    )
+    chat = parse_conversation(body, bounds)
     most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if most is not None:
         param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
@@ -58,6 +51,22 @@ def parse_chat(body: ChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, r
     special = bool(body.add_special_tokens)  # the template writes them itself
     return build_call(body, fields, bounds, request_id, sampling, chat=chat, add_special_tokens=special,
                       predicted=prediction(body.prediction))  # fmt: skip
+
+
+def parse_conversation(body: ChatBody, bounds: Bounds) -> Chat:
+    """Check what the chat template gets to see.
+
+    Raises:
+        InvalidRequestError: naming the parameter.
+    """
+    return Chat(
+        messages=_messages(body.messages, bounds),
+        tools=_tools(body),
+        documents=_documents(body.documents),
+        add_generation_prompt=_generation_prompt(body),
+        continue_final_message=bool(body.continue_final_message),
+        template_kwargs=_template_kwargs(body),
+    )
 
 
 def _logprobs(body: ChatBody, bounds: Bounds) -> int | None:

@@ -8,7 +8,7 @@ from ... import __version__
 from ...engine.config import Config
 from ...engine.errors import InvalidRequestError
 from ...engine.store.located import ModelCard
-from ..messages import Admitted, Detokenize, EngineState, Generate, Stats, TextDelta, Tokenized
+from ..messages import Admitted, Detokenize, EngineState, Generate, Stats, TextDelta, Tokenize, Tokenized
 from .errors import describe
 from .health import Health
 from .meter import Registry
@@ -26,6 +26,10 @@ class Engine(Protocol):
 
     def generate(self, call: Generate) -> AsyncGenerator[Admitted | TextDelta, None]:
         """``Admitted``, then deltas; closing it aborts."""
+        ...
+
+    async def tokenize(self, request: Tokenize | Detokenize) -> Tokenized:
+        """Text or a conversation to ids."""
         ...
 
     async def detokenize(self, request: Detokenize) -> Tokenized:
@@ -46,7 +50,7 @@ class Service:
         self.calls = OpenCalls()
         self.model_name = config.server.served_model_name or config.model
         self.created = int(time.time())
-        self._card = card
+        self.card = card
         self._weight_digest = weight_digest
 
     def bounds(self) -> Bounds:
@@ -60,15 +64,15 @@ class Service:
             raise error
         state, config = self.engine.state, self.config
         hello = state.hello if state is not None else None
-        model = self._card.model
+        model = self.card.model
         return Bounds(
-            max_model_len=(hello.max_model_len if hello is not None else 0) or model.max_position,
+            max_model_len=self.max_model_len,
             vocab_size=model.vocab_size,
             logits_width=(hello.logits_width if hello is not None else 0) or model.vocab_size,
             max_logprobs=config.server.max_logprobs,
             has_priorities=config.scheduler.policy == "priority",
             timeout_s=config.server.request_timeout_s,
-            chat_template=self._card.chat_template or "",
+            chat_template=self.card.chat_template or "",
             speculators=config.speculation.methods,
             max_draft_tokens=config.speculation.max_draft_tokens,
         )
@@ -85,18 +89,23 @@ class Service:
 
     def model(self) -> dict[str, Any]:
         """The served model, as /v1/models shows it."""
-        state = self.engine.state
-        hello = state.hello if state is not None else None
         return {
             "id": self.model_name,
             "object": "model",
             "created": self.created,
             "owned_by": "paceline",
-            "root": self._card.name,
+            "root": self.card.name,
             "parent": None,
-            "max_model_len": hello.max_model_len if hello is not None else self._card.model.max_position,
+            "max_model_len": self.max_model_len,
             "permission": [],
         }
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of prompt and output; the model's own bound until the target has told what its memory allows."""
+        state = self.engine.state
+        hello = state.hello if state is not None else None
+        return (hello.max_model_len if hello is not None else 0) or self.card.model.max_position
 
     @property
     def fingerprint(self) -> str:

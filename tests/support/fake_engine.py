@@ -18,6 +18,7 @@ from paceline.actors.messages import (
     Stats,
     TextDelta,
     TextLogprob,
+    Tokenize,
     Tokenized,
 )
 from paceline.engine.config import Config, Server
@@ -66,6 +67,7 @@ class FakeEngine:
         self.state: EngineState | None = state()
         self.stats: dict[str, Stats] = {}
         self.calls: list[Generate] = []
+        self.tokenized: list[Tokenize] = []
         self.aborted: list[str] = []
         """Calls whose iterator was closed before its end."""
         self.aborted_event = asyncio.Event()
@@ -110,6 +112,17 @@ class FakeEngine:
             if not is_over:
                 self.aborted.append(call.call_id)
                 self.aborted_event.set()
+
+    async def tokenize(self, request: Tokenize | Detokenize) -> Tokenized:
+        """A word is a token; a conversation has one for each of its words and two for each message."""
+        if isinstance(request, Detokenize):
+            return await self.detokenize(request)
+        self.tokenized.append(request)
+        words = (request.prompt or "").split()
+        if request.chat is not None:
+            words = [w for m in request.chat.messages for w in ("<s>", *str(m.get("content")).split(), "</s>")]
+        ids = list(range(1, len(words) + 1))
+        return Tokenized(request.call_id, ids, words, request.prompt or "")
 
     async def detokenize(self, request: Detokenize) -> Tokenized:
         """Ids as ``<id>``."""
