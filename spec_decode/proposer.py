@@ -269,8 +269,7 @@ class Proposer:
         live.waiting = left[: live.most]
         live.source = drafts.source
         used = len(drafts.token_ids) - len(left)
-        is_chain = drafts.confidence is not None and drafts.parents is None
-        live.confidence = drafts.confidence[used:] if is_chain and drafts.confidence is not None else None
+        live.confidence = drafts.confidence[used:] if drafts.confidence is not None and _is_told(drafts) else None
         live.ahead = live.in_flight > 0
         self._offering[live.request_id] = live
 
@@ -381,3 +380,9 @@ class Proposer:
             self.tally.add("spec_disabled_state/fault", 1)
             self._methods.remove(method)
             return instead
+
+
+def _is_told(drafts: Drafts) -> bool:
+    """Does a chain say of each of its drafts how sure it is? A sender may say anything."""
+    told = drafts.confidence or []
+    return drafts.parents is None and len(told) == len(drafts.token_ids) and all(0 <= chance <= 1 for chance in told)
