@@ -23,7 +23,6 @@ from ..spec_decode.base import Outcome, ProposeReq, StepBudget
 from .actor import Actor, Setup
 from .mailbox import Mailbox, MailboxFull
 from .messages import ActorLost, Close, Commit, Hello, Open, Propose
-from .target import vocab_hash
 
 if TYPE_CHECKING:
     from .draft_load import Loaded
@@ -43,7 +42,6 @@ class Draft(Actor):
         self._broken: asyncio.Future[None] = self._loop.create_future()
         self._context = contextvars.copy_context()  # anyio finds its event loop through it
         self._loaded: Loaded | None = None
-        self._vocab_hash = ""
         self._num_open = 0
         self._num_answered = 0
         self._num_lives = 0
@@ -52,7 +50,6 @@ class Draft(Actor):
     async def start(self) -> None:
         """Load the model; raises what ``draft_load.load`` raises."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin on the target's cores
-        self._vocab_hash = await anyio.to_thread.run_sync(vocab_hash, self.setup.card.tokenizer)
         self._loaded = await anyio.to_thread.run_sync(self._load)
         threading.Thread(target=self._run_work, name="drafts", daemon=True).start()
 
@@ -66,7 +63,7 @@ class Draft(Actor):
         assert self._loaded is not None
         return msgspec.structs.replace(
             super().hello(),
-            vocab_hash=self._vocab_hash,
+            vocab_hash=self._loaded.vocab_hash,
             logits_width=self.setup.card.model.vocab_size,
             num_blocks=self._loaded.num_blocks,
             block_size=self.setup.config.cache.block_size,

@@ -11,15 +11,12 @@ import msgspec
 
 from ..engine import plugins
 from ..engine.config import Config, method_config
-from ..engine.formats.headers import gguf
-from ..engine.store.located import Located, ModelCard, TokenizerSource
+from ..engine.store import vocabulary
+from ..engine.store.located import Located, ModelCard
 from ..spec_decode.base import ModelContext
 from ..spec_decode.drafter import Drafter
 from ..spec_decode.speculators import draft_model
 from .target_load import choose_device, load_pages
-
-_UNUSED = 5
-"""The kind of a GGUF token that only fills up the table."""
 
 
 @dataclass(slots=True)
@@ -31,6 +28,7 @@ class Loaded:
     step_costs: list[tuple[int, float]]
     """Requests, seconds of one draft for each."""
     facts: dict[str, str]
+    vocab_hash: str
 
 
 def load(config: Config, located: Located, card: ModelCard) -> Loaded:
@@ -42,6 +40,7 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
     """
     name = draft_model.NAME
     settings = cast(draft_model.Config, method_config(config.speculation, name))
+    words = vocabulary.read(card.tokenizer)
     pages = load_pages(_as_target(config, settings, card), located, card)
     context = ModelContext(
         vocab_size=card.model.vocab_size,
@@ -51,22 +50,25 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
         model=pages.model,
         kv=pages.kv,
         device=str(pages.device),
-        num_ids=num_token_ids(card.tokenizer) or card.model.vocab_size,
+        num_ids=min(words.num_ids, card.model.vocab_size),
         rule=config.speculation.rule,
     )
     speculator = plugins.load("spec_decode.speculators", name).build(settings, context)
     speculator.warmup()
-    return Loaded(speculator, pages.sizes.num_blocks, speculator.costs, {"model": card.name, **pages.facts})
+    facts = {"model": card.name, **pages.facts}
+    return Loaded(speculator, pages.sizes.num_blocks, speculator.costs, facts, words.fingerprint)
 
 
 def _as_target(config: Config, settings: draft_model.Config, card: ModelCard) -> Config:
     """The config with which the draft model is loaded as the target is."""
-    is_shared = choose_device(config.target.device).type == choose_device(settings.device).type == "cpu"
+    both_on_cpu = choose_device(config.target.device).type == choose_device(settings.device).type == "cpu"
+    both_at_once = both_on_cpu and settings.mode != "sync"  # else they take turns, and idle threads sleep
+    num_threads = 1 if both_at_once else config.target.num_threads if both_on_cpu else 0
     target = msgspec.structs.replace(
         config.target,
         device=settings.device,
         dtype=settings.dtype,
-        num_threads=settings.num_threads or (1 if is_shared else 0),
+        num_threads=settings.num_threads or num_threads,
         max_model_len=min(config.target.max_model_len, card.model.max_position),
     )
     cache = msgspec.structs.replace(
@@ -76,15 +78,3 @@ def _as_target(config: Config, settings: draft_model.Config, card: ModelCard) ->
         memory_fraction=settings.memory_fraction,
     )
     return msgspec.structs.replace(config, target=target, cache=cache)
-
-
-def num_token_ids(source: TokenizerSource) -> int:
-    """Ids from 0 on that mean something; the logits may be wider. 0 = unknown."""
-    if source.kind == "json":
-        from tokenizers import Tokenizer
-
-        return 1 + max(Tokenizer.from_file(source.path).get_vocab(with_added_tokens=True).values(), default=-1)
-    kinds = gguf.read_header(source.path).metadata.get("tokenizer.ggml.token_type")
-    if not isinstance(kinds, list):
-        return 0
-    return 1 + max((place for place, kind in enumerate(kinds) if kind != _UNUSED), default=-1)

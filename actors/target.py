@@ -7,12 +7,10 @@ sleep when there is nothing to do. torch is imported on that thread too, while t
 import asyncio
 import contextlib
 import contextvars
-import hashlib
 import os
 import queue
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,8 +18,7 @@ import msgspec
 from anyio.abc import TaskStatus
 
 from ..engine.core.plan import StepPlan, StepResult
-from ..engine.formats.headers import gguf
-from ..engine.store.located import TokenizerSource
+from ..engine.store import vocabulary
 from .actor import Actor, Setup
 from .mailbox import Mailbox
 from .messages import ActorLost, Hello
@@ -57,7 +54,7 @@ class Target(Actor):
         threading.Thread(target=self._run_work, name="steps", daemon=True).start()
         loaded: asyncio.Future[Loaded] = self._loop.create_future()
         self._work.put(lambda: self._load(loaded))
-        self._vocab_hash = await anyio.to_thread.run_sync(vocab_hash, self.setup.card.tokenizer)
+        self._vocab_hash = (await anyio.to_thread.run_sync(vocabulary.read, self.setup.card.tokenizer)).fingerprint
         self._loaded = await loaded
 
     def hello(self) -> Hello:
@@ -157,19 +154,6 @@ class Target(Actor):
     def _call(self, function: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
             self._loop.call_soon_threadsafe(function, *args, context=self._context)
-
-
-def vocab_hash(source: TokenizerSource) -> str:
-    """sha256, in hex, of what turns text into ids; equal for models that can draft for one another.
-
-    The logits' width is not part of it: models of one family pad it differently.
-    """
-    if source.kind == "json":
-        return hashlib.sha256(Path(source.path).read_bytes()).hexdigest()
-    metadata = gguf.read_header(source.path).metadata
-    names = ("model", "pre", "tokens", "merges", "token_type", "scores")
-    found = [metadata.get(f"tokenizer.ggml.{name}") for name in names]
-    return hashlib.sha256(msgspec.msgpack.encode(found)).hexdigest()
 
 
 def _settle(loaded: "asyncio.Future[Loaded]", found: "Loaded | None", error: BaseException | None) -> None:

@@ -31,7 +31,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Literal["auto", "bfloat16", "float16", "float32", "int8"] = "auto"
     """Weights in memory. auto: int8 (group scales) on a CPU, bfloat16 on a GPU."""
     num_threads: int = 0
-    """0 = one where the target runs on the CPU too, else one a core."""
+    """0 = as the target's, where they take turns on a CPU (sync); one, where they share it; else one a core."""
     num_blocks: int = 0
     """Blocks of its own KV pool; 0 = from the memory really free."""
     max_bytes: int = 0

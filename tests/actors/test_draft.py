@@ -1,14 +1,12 @@
 """The scheduler's link to a draft actor, and the actor's place among the others; the actor at work is in tests/e2e."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import tiny_models
 
-from paceline.actors import draft_load, speculation
+from paceline.actors import speculation
 from paceline.actors.draft_link import DraftLink
 from paceline.actors.mailbox import MailboxFull
 from paceline.actors.messages import Close, Commit, Hello, Open, Propose
@@ -17,7 +15,6 @@ from paceline.engine.config import Config, Speculation
 from paceline.engine.core.limits import CoreConfig
 from paceline.engine.core.plan import Drafts
 from paceline.engine.errors import ConfigError
-from paceline.engine.store.located import TokenizerSource
 from paceline.engine.types import SamplingParams
 from paceline.spec_decode.base import Outcome, ProposeReq, StepBudget
 
@@ -301,10 +298,3 @@ def test_a_method_that_nobody_would_run_is_refused() -> None:
     with pytest.raises(ConfigError, match="draft_model"):
         speculation.build(config, sizes, [])
     assert speculation.make_link(Config(), Wire(), lambda: 0.0) is None  # type: ignore[arg-type]
-
-
-def test_ids_that_the_tokenizer_knows_are_counted(tmp_path: Path) -> None:
-    folder = tiny_models.make_llama(tmp_path / "m")
-    assert draft_load.num_token_ids(TokenizerSource(kind="json", path=str(folder / "tokenizer.json"))) == 512
-    gguf = tiny_models.make_gguf(tmp_path / "m.gguf")
-    assert draft_load.num_token_ids(TokenizerSource(kind="gguf", path=str(gguf))) == 512

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from pathlib import Path
@@ -125,7 +126,11 @@ def test_kill_9_of_the_draft_actor_under_load(models: dict[str, Path]) -> None:
 def test_a_model_of_another_vocabulary_drafts_nothing(models: dict[str, Path], tmp_path: Path) -> None:
     other = tiny_models.make_llama(tmp_path / "other", seed=3)
     path = other / "tokenizer.json"
-    path.write_text(path.read_text() + "\n")
+    tokenizer = json.loads(path.read_text())
+    vocab = tokenizer["model"]["vocab"]
+    one, other_one = list(vocab)[300:302]
+    vocab[one], vocab[other_one] = vocab[other_one], vocab[one]
+    path.write_text(json.dumps(tokenizer))
 
     async def main() -> None:
         async with launch(settings(other), models["target"]) as client:

@@ -10,16 +10,16 @@ import anyio
 import msgspec
 import pytest
 from naive import generate, load
-from tiny_models import make_gguf, make_llama
+from tiny_models import make_llama
 
 from paceline.actors.actor import Setup
 from paceline.actors.memory_mailbox import MemoryMailbox, MemoryNetwork
 from paceline.actors.messages import ActorLost, Failed, Heartbeat, Hello, Stop
-from paceline.actors.target import Target, vocab_hash
+from paceline.actors.target import Target
 from paceline.engine.config import Cache, Config
 from paceline.engine.config import Target as TargetConfig
 from paceline.engine.core.plan import NewRequest, Row, StepPlan, StepResult
-from paceline.engine.store import card, resolve
+from paceline.engine.store import card, resolve, vocabulary
 from paceline.engine.types import SamplingParams
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0)
@@ -74,7 +74,7 @@ def test_it_says_hello_and_decodes_what_the_naive_loop_decodes(folder: Path) -> 
             assert hello == await next_of(peers.supervisor, Hello)
             assert (hello.num_blocks, hello.block_size, hello.max_model_len) == (32, 16, 512)
             assert hello.logits_width == peers.actor.setup.card.model.vocab_size
-            assert hello.vocab_hash == vocab_hash(peers.actor.setup.card.tokenizer)
+            assert hello.vocab_hash == vocabulary.read(peers.actor.setup.card.tokenizer).fingerprint
             assert hello.detail["device"] == "cpu" and hello.detail["dtype"] == "int8"
             assert "kernel_sample" in hello.detail and float(hello.detail["load_s"]) >= 0
             tokens: list[int] = []
@@ -182,12 +182,3 @@ def test_what_cannot_start_says_why(folder: Path, config: Config, words: str) ->
         assert words in failed.error.message and failed.error.code != "crash"
 
     anyio.run(main)
-
-
-def test_the_vocabulary_hash_is_of_the_tokenizer_alone(folder: Path, tmp_path: Path) -> None:
-    def of(path: Path) -> str:
-        return vocab_hash(card.read(resolve.locate(str(path), download=False)).tokenizer)
-
-    assert of(make_llama(tmp_path / "other", seed=9)) == of(folder)
-    small, large = (make_gguf(tmp_path / f"{n}.gguf", num_hidden_layers=n) for n in (1, 2))
-    assert of(small) == of(large) != of(folder)
