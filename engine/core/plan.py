@@ -104,6 +104,8 @@ class RowResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
     """For the prompt tokens at positions ``start + 1 .. min(start + num_tokens, num_prompt - 1)``, in order."""
     error: ErrorInfo | None = None
     """This request alone failed."""
+    path: list[int] | None = None
+    """Of a row with a tree of drafts: the accepted nodes, from the root's child down."""
 
 
 class StepResult(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -112,6 +114,8 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True, tag=True):
     step: int
     rows: list[RowResult]
     elapsed_s: float = 0.0
+    drafts: list[Drafts] = []
+    """Of a speculator beside the target: made behind the tokens of this result, for the scheduler's shell to offer."""
 
 
 class RequestOutput(msgspec.Struct, frozen=True, array_like=True, tag=True, omit_defaults=True):

@@ -5,7 +5,7 @@ in; plain decoding is verification of no drafts, so there is one path through he
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ..types import ErrorInfo, RequestId
 from .acceptance import Accepted, Rule, VerifyBatch
 from .batch import pack
 from .logprobs import describe
+from .observe import Observer, Seen
 from .sampler import Ask, process
 from .state import Fed, RequestTable, RowError
 
@@ -26,8 +27,18 @@ _PROMPT_LOGITS = 64
 class Runner:
     """The target's side of a step. One call at a time; a failure of one request is that row's error, others raise."""
 
-    def __init__(self, model: Model, kv: KVCache, rule: Rule, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Model,
+        kv: KVCache,
+        rule: Rule,
+        *,
+        device: torch.device | str = "cpu",
+        observer: Observer | None = None,
+    ) -> None:
         self._model = model
+        self._observer = observer
+        self._wanted_layers = observer.wanted_layers if observer is not None else ()
         self._kv = kv
         self._rule = rule
         self._device = device
@@ -45,7 +56,7 @@ class Runner:
         """Forget ``plan.closed``, open ``plan.new``, run ``plan.rows``; results in the order of the rows."""
         began = time.perf_counter()
         for request_id in plan.closed:
-            self._table.close(request_id)
+            self._close(request_id)
         refused = self._open(plan.new)
         results: dict[int, RowResult] = {}
         fed: list[Fed] = []
@@ -58,11 +69,19 @@ class Runner:
                 results[place] = self._failed(row, e)
         if fed:
             self._step(fed, results)
-        return StepResult(plan.step, [results[i] for i in range(len(plan.rows))], time.perf_counter() - began)
+        drafts = self._observer.propose(plan) if self._observer is not None else []
+        rows = [results[i] for i in range(len(plan.rows))]
+        return StepResult(plan.step, rows, time.perf_counter() - began, drafts)
 
     def forget(self) -> None:
         """Close every request, as when the scheduler that opened them is gone."""
-        self._table.close_all()
+        for request_id in self._table.request_ids:
+            self._close(request_id)
+
+    def _close(self, request_id: RequestId) -> None:
+        self._table.close(request_id)
+        if self._observer is not None:
+            self._observer.closed(request_id)
 
     def _open(self, requests: Sequence[NewRequest]) -> dict[RequestId, RowError]:
         refused: dict[RequestId, RowError] = {}
@@ -71,11 +90,15 @@ class Runner:
                 self._table.open(new)
             except RowError as e:
                 refused[new.request_id] = e
+            else:
+                if self._observer is not None:
+                    self._observer.opened(new)
         return refused
 
     def _step(self, fed: list[Fed], results: dict[int, RowResult]) -> None:
         batch, starts = pack(fed, self._table, self._kv.block_size, self._device)
-        hidden = self._model.forward(batch, self._kv)
+        layers = dict.fromkeys(self._wanted_layers, batch.token_ids)  # to be replaced
+        hidden = self._model.forward(batch, self._kv, layers) if layers else self._model.forward(batch, self._kv)
         yielding: list[Fed] = []
         places: list[int] = []  # of the hidden states from which tokens are chosen
         for item, start, end in zip(fed, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
@@ -86,9 +109,13 @@ class Runner:
             prompt_logprobs = self._prompt_logprobs(item, hidden[start:end])
             results[item.place] = RowResult(row.request_id, row.epoch, [], prompt_logprobs=prompt_logprobs)
         if yielding:
+            chosen_by = hidden
             if len(places) < len(hidden):
-                hidden = hidden[torch.tensor(places, device=hidden.device)]
-            self._choose(yielding, hidden, results)
+                chosen_by = hidden[torch.tensor(places, device=hidden.device)]
+            self._choose(yielding, chosen_by, results)
+        if self._observer is not None:
+            answers = [results[item.place] for item in fed]
+            self._observer.observe(list(_seen(fed, answers, starts.tolist(), self._table, hidden, layers)))
 
     def _choose(self, rows: list[Fed], hidden: torch.Tensor, results: dict[int, RowResult]) -> None:
         """Choose and commit the tokens of ``rows``; hidden [S, hidden_size], a row's positions next to each other."""
@@ -134,7 +161,7 @@ class Runner:
         return found
 
     def _failed(self, row: Row, error: RowError) -> RowResult:
-        self._table.close(row.request_id)
+        self._close(row.request_id)
         info = ErrorInfo(kind="internal", message=str(error), code="internal_error")
         if error.is_invalid:
             info = ErrorInfo(kind="invalid", message=str(error))
@@ -164,6 +191,37 @@ def _usable(batch: VerifyBatch, accepted: Sequence[Accepted]) -> list[bool]:
         usable.append(all(finite[at : at + len(answer.token_ids)]))
         at += len(answer.token_ids)
     return usable
+
+
+def _seen(
+    fed: Sequence[Fed],
+    answers: Sequence[RowResult],
+    starts: list[int],
+    table: RequestTable,
+    hidden: torch.Tensor,
+    layers: dict[int, torch.Tensor],
+) -> Iterator[Seen]:
+    """What the rows that did not fail made known; hidden and layers [T, hidden_size] of the whole step."""
+    for item, answer, first in zip(fed, answers, starts, strict=False):
+        if answer.error is not None:
+            continue
+        row = item.row
+        places = [*range(first, first + row.num_tokens)]
+        nodes = range(answer.num_accepted) if answer.path is None else answer.path
+        places += [first + row.num_tokens + node for node in nodes]
+        whole = slice(first, first + len(places))  # a view where nothing lies in between
+        at = whole if places[-1] == whole.stop - 1 else torch.tensor(places, device=hidden.device)
+        known = table.context(item.held)[row.start : row.start + len(places) + 1].tolist()
+        yield Seen(
+            row.request_id,
+            row.epoch,
+            row.start,
+            known[: len(places)],
+            known[len(places)] if len(known) > len(places) else None,
+            row.yields,
+            hidden[at],
+            {layer: states[at] for layer, states in layers.items()},
+        )
 
 
 def _no_token(item: Fed) -> RowError:

@@ -111,10 +111,10 @@ class RequestTable:
             self.blocks[held.line, : held.num_blocks] = 0
             self._free_lines.append(held.line)
 
-    def close_all(self) -> None:
-        """Forget every request."""
-        for request_id in list(self._held):
-            self.close(request_id)
+    @property
+    def request_ids(self) -> list[RequestId]:
+        """Of all held requests, a new list."""
+        return list(self._held)
 
     def admit(self, place: int, row: Row) -> Fed:
         """Bring the block table up to date, lay the drafts behind the committed tokens, and check the row.

@@ -38,15 +38,17 @@ class Decoder:
     blocks: list[Block]
     head: Linear
 
-    def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor:
-        """Hidden states after the final norm, [T, hidden_size]; writes K and V of the T tokens into ``kv``."""
+    def forward(self, batch: Batch, kv: KVCache, layers: dict[int, torch.Tensor] | None = None) -> torch.Tensor:
+        """See ``nn.model.Model``."""
         residual = self.embed(batch.token_ids)
         x = self.first_norm(residual)
-        for block, k_pages, v_pages in zip(self.blocks, kv.k, kv.v, strict=True):
+        for layer, (block, k_pages, v_pages) in enumerate(zip(self.blocks, kv.k, kv.v, strict=True)):
             x = block.attention(x, batch, k_pages, v_pages)
             x = block.mlp_norm(x, residual)
             x = block.mlp(x)
             x = block.next_norm(x, residual)
+            if layers and layer in layers:
+                layers[layer] = residual.clone()
         return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,7 @@ class Batch:
     query_starts: torch.Tensor  # int32 [R + 1], row r owns tokens query_starts[r] .. query_starts[r+1]-1
     context_lens: torch.Tensor  # int32 [R], tokens visible to the row's last token, itself included
     block_tables: torch.Tensor  # int32 [R, max_blocks], unused entries 0
+    parents: torch.Tensor | None = None  # int32 [T] as in ops.paged_attention; None = no row is a tree
 
 
 class Model(Protocol):
@@ -37,8 +38,12 @@ class Model(Protocol):
 
     config: ModelConfig
 
-    def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor:
-        """Hidden states after the final norm, [T, hidden_size], fp32 on a CPU; writes K and V of the T tokens."""
+    def forward(self, batch: Batch, kv: KVCache, layers: dict[int, torch.Tensor] | None = None) -> torch.Tensor:
+        """Hidden states after the final norm, [T, hidden_size], fp32 on a CPU; writes K and V of the T tokens.
+
+        For each layer number that is a key of ``layers``, a copy of its output [T, hidden_size], residual included, is
+        put there.
+        """
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

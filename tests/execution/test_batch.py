@@ -33,7 +33,8 @@ def test_rows_lie_end_to_end() -> None:
     assert batch.query_starts.tolist() == starts.tolist() == [0, 3, 4, 7]
     assert batch.context_lens.tolist() == [5, 2, 5]
     assert batch.block_tables.tolist() == [[7, 3], [9, 0], [5, 2]]
-    assert {getattr(batch, name).dtype for name in batch.__slots__} == {torch.int32}
+    assert batch.parents is None
+    assert {getattr(batch, name).dtype for name in batch.__slots__ if name != "parents"} == {torch.int32}
 
 
 def test_one_token_a_row_packs_as_any_other() -> None:

@@ -33,7 +33,7 @@ class ToyModel:
         self._head = torch.randint(-4, 5, (vocab_size, WIDTH), generator=rng).float()
         self._offset = torch.randperm(vocab_size, generator=rng).float() / 4096
 
-    def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor:
+    def forward(self, batch: Batch, kv: KVCache, layers: dict[int, torch.Tensor] | None = None) -> torch.Tensor:
         tokens, positions = batch.token_ids.long(), batch.positions.long()
         for pages in (*kv.k, *kv.v):
             pages.view(-1, WIDTH)[batch.slots.long()] = self._embedding[tokens] * (1 + positions % 5)[:, None]
