@@ -79,6 +79,9 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True, tag=True):
     closed: list[RequestId]
     new: list[NewRequest]
     rows: list[Row]
+    asks: list[int] = []
+    """For a speculator beside the target: of each row, most drafts to make behind its tokens; 0 = only keep up with it,
+    -1 = leave it alone, as all rows are where this is empty. Put there by the scheduler's shell, not by the core."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
