@@ -183,6 +183,8 @@ class Generate(Message, frozen=True):
     speculation: SpeculationControl | None = None
     prediction: str = ""
     """Text the client expects to get."""
+    until_full: bool = False
+    """Without ``max_tokens``, go on until the context is full, as a chat does."""
 
 
 class AbortCall(Message, frozen=True):

@@ -219,7 +219,9 @@ class Tokenizer(Actor):
         if prompt_logprobs is None and generate.echo and generate.chat is None:
             prompt_logprobs = sampling.logprobs
         is_chat = generate.chat is not None
-        params = self._resolver.resolve(sampling, len(prompt.token_ids), self._sizes, is_chat=is_chat)
+        params = self._resolver.resolve(
+            sampling, len(prompt.token_ids), self._sizes, is_chat=is_chat, until_full=is_chat or generate.until_full
+        )
         params = msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs)
         wants_ids = generate.return_token_ids or (generate.echo and prompt_logprobs is not None)
         ids = prompt.token_ids if wants_ids else None

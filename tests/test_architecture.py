@@ -45,7 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "actors.text": ("engine.types", "engine.errors", "actors.text", "actors.messages", "engine.store.located",
                     "engine.formats"),
     "actors.http": (
-        "actors.http", "actors.client", "actors.messages", "actors.stats", "actors.actor", "actors.mailbox",
+        "actors.http", "actors.client", "actors.model_store", "actors.messages", "actors.stats", "actors.actor", "actors.mailbox",
         "engine.types", "engine.errors", "engine.config", "engine.store.located",
     ),
     "actors": ("actors", "engine", "kernels", "spec_decode"),

@@ -86,8 +86,7 @@ class Gateway(Actor):
         config, card = setup.config, setup.card
         registry = MetricsRegistry(config.server.served_model_name or config.model)
         self._client = EngineClient(mailbox, registry)
-        digests = setup.located.digests
-        self.service = Service(config, card, self._client, registry, digests[0] if digests else None)
+        self.service = Service(config, card, self._client, registry, setup.located)
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
         """Listen, and stop listening when cancelled."""

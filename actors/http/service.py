@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from ... import __version__
 from ...engine.config import Config
 from ...engine.errors import InvalidRequestError
-from ...engine.store.located import ModelCard
+from ...engine.store.located import Located, ModelCard
 from ..messages import Admitted, Detokenize, EngineState, Generate, Stats, TextDelta, Tokenize, Tokenized
+from ..model_store import ModelStore
 from .errors import describe
 from .health import Health
 from .meter import Registry
@@ -41,8 +42,9 @@ class Service:
     """One served model behind HTTP."""
 
     def __init__(
-        self, config: Config, card: ModelCard, engine: Engine, registry: Registry, weight_digest: str | None = None
-    ) -> None:
+        self, config: Config, card: ModelCard, engine: Engine, registry: Registry, located: Located | None = None,
+        store: ModelStore | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self.engine = engine
         self.registry = registry
@@ -51,7 +53,8 @@ class Service:
         self.model_name = config.server.served_model_name or config.model
         self.created = int(time.time())
         self.card = card
-        self._weight_digest = weight_digest
+        self.located = located
+        self.store = store or ModelStore()
 
     def bounds(self) -> Bounds:
         """The limits of a call now.
@@ -108,9 +111,14 @@ class Service:
         return (hello.max_model_len if hello is not None else 0) or self.card.model.max_position
 
     @property
+    def weight_digest(self) -> str:
+        """sha256 in hex of the first weight file; empty where unknown."""
+        return next((d for d in (self.located.digests if self.located else []) if d), "")
+
+    @property
     def fingerprint(self) -> str:
         """What an answer's tokens depend on beside the request: version, device, dtype, weights."""
         state = self.engine.state
         facts = state.hello.detail if state is not None and state.hello is not None else {}
-        parts = [__version__, facts.get("device"), facts.get("dtype"), (self._weight_digest or "")[:12]]
+        parts = [__version__, facts.get("device"), facts.get("dtype"), self.weight_digest[:12]]
         return "-".join(["paceline", *(p for p in parts if p)])

@@ -37,8 +37,10 @@ class SamplingResolver:
         self._tokenizer = tokenizer
         self._card = card
 
-    def resolve(self, sampling: Sampling, num_prompt: int, sizes: Sizes, *, is_chat: bool) -> SamplingParams:
-        """The parameters of choice 0.
+    def resolve(
+        self, sampling: Sampling, num_prompt: int, sizes: Sizes, *, is_chat: bool, until_full: bool | None = None
+    ) -> SamplingParams:
+        """The parameters of choice 0. ``until_full``: no ``max_tokens`` means what the context holds; None = in a chat.
 
         Raises:
             InvalidRequestError: the prompt with its output exceeds the context, or an id the logits.
@@ -46,7 +48,8 @@ class SamplingResolver:
         _check_stops(sampling.stop)
         for param in ("stop_token_ids", "logit_bias", "allowed_token_ids", "logprob_token_ids"):
             _check_ids(param, getattr(sampling, param) or (), sizes.logits_width)
-        max_tokens = _max_tokens(sampling.max_tokens, num_prompt, sizes.max_model_len, is_chat)
+        until_full = is_chat if until_full is None else until_full
+        max_tokens = _max_tokens(sampling.max_tokens, num_prompt, sizes.max_model_len, is_chat, until_full)
         if sampling.min_tokens > max_tokens:
             what = f"min_tokens is {sampling.min_tokens}: must be at most max_tokens, which is {max_tokens}"
             raise InvalidRequestError(f"{what}; lower it", param="min_tokens")
@@ -108,10 +111,10 @@ def choice_seed(seed: int, index: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _max_tokens(asked: int | None, num_prompt: int, max_model_len: int, is_chat: bool) -> int:
+def _max_tokens(asked: int | None, num_prompt: int, max_model_len: int, is_chat: bool, until_full: bool) -> int:
     room = max_model_len - num_prompt
     if asked is None and room >= 1:
-        return room if is_chat else min(_COMPLETION_TOKENS, room)
+        return room if until_full else min(_COMPLETION_TOKENS, room)
     if asked is not None and asked <= room:
         return asked
     total = f"prompt has {num_prompt} tokens and max_tokens is {asked}: {num_prompt + (asked or 0)} exceeds the context"

@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 async def post(path: str, body: dict[str, Any], engine: FakeEngine) -> httpx.Response:
     section = Speculation(methods=["suffix", "ngram"], max_draft_tokens=6)
     settings = msgspec.structs.replace(config(), speculation=section)
-    app: Any = build_app(Service(settings, card(), engine, MetricsRegistry("tiny"), "abc"))
+    app: Any = build_app(Service(settings, card(), engine, MetricsRegistry("tiny")))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
         return await client.post(path, json=body)

@@ -16,17 +16,24 @@ from paceline.actors.http.app import build_app
 from paceline.actors.http.gateway import make_server
 from paceline.actors.http.service import Service
 from paceline.actors.stats import MetricsRegistry
+from paceline.engine.store.located import Located
+
+LOCATED = Located(
+    name="tiny", kind="gguf", folder="", files=["tiny.gguf"], sizes=[5000], digests=["abcdef0123456789" * 4]
+)
 
 
-def service(engine: FakeEngine, **server: Any) -> Service:
+def service(engine: FakeEngine, store: Any = None, **server: Any) -> Service:
     """A service of the fake engine."""
-    return Service(config(**server), card(), engine, MetricsRegistry("tiny"), "abcdef0123456789")
+    return Service(config(**server), card(), engine, MetricsRegistry("tiny"), LOCATED, store)
 
 
 @asynccontextmanager
-async def in_process(engine: FakeEngine | None = None, **server: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def in_process(
+    engine: FakeEngine | None = None, store: Any = None, **server: Any
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the ASGI application, without sockets."""
-    app: Any = build_app(service(engine or FakeEngine(), **server))
+    app: Any = build_app(service(engine or FakeEngine(), store, **server))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
         yield client
@@ -34,10 +41,10 @@ async def in_process(engine: FakeEngine | None = None, **server: Any) -> AsyncIt
 
 @asynccontextmanager
 async def on_socket(
-    engine: FakeEngine | None = None, protocol: Any = None, **server: Any
+    engine: FakeEngine | None = None, protocol: Any = None, store: Any = None, **server: Any
 ) -> AsyncIterator[tuple[str, Service]]:
     """A real server; its URL and service. ``protocol`` is a class of ``connection.py``."""
-    served = service(engine or FakeEngine(), **server)
+    served = service(engine or FakeEngine(), store, **server)
     uvicorn_server = make_server(build_app(served), protocol)
     listener = socket.create_server(("127.0.0.1", 0))
     async with anyio.create_task_group() as tasks:
