@@ -78,10 +78,7 @@ def load_pages(config: Config, located: Located, card: ModelCard) -> Pages:
     num_threads = config.target.num_threads or _num_cores()
     torch.set_num_threads(num_threads)
     dispatch.configure(native=config.target.native_kernels, num_threads=num_threads)
-    dtype_name = config.target.dtype
-    if dtype_name == "auto":
-        dtype_name = "int8" if device.type == "cpu" else "bfloat16"
-    model = load_model(card, located, dtype=dtype_name, device=str(device))
+    model = load_model(card, located, dtype=config.target.dtype, device=str(device))
     load_s = time.monotonic() - began_s
     dtype = page_dtype(config.cache.dtype)
     free = sizing.free_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
@@ -89,7 +86,7 @@ def load_pages(config: Config, located: Located, card: ModelCard) -> Pages:
     kv = allocate(model.config, sizes.num_blocks, config.cache.block_size, dtype, device)
     facts = {
         "device": str(device),
-        "dtype": dtype_name,
+        "dtype": _dtype_name(config.target.dtype, card, device),
         "kv_dtype": str(dtype).removeprefix("torch."),
         "threads": str(num_threads),
         "load_s": f"{load_s:.2f}",
@@ -97,6 +94,13 @@ def load_pages(config: Config, located: Located, card: ModelCard) -> Pages:
         **{f"note_{i}": note for i, note in enumerate(sizes.notes)},
     }
     return Pages(model, kv, device, sizes, facts)
+
+
+def _dtype_name(dtype: str, card: ModelCard, device: torch.device) -> str:
+    """What ``load_model`` makes of "auto", for people: 4-bit blocks stay what they are."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.type != "cpu" else "int4" if card.quantization.startswith("Q4") else "int8"
 
 
 def _measure(runner: Runner, config: Config, sizes: sizing.Sizes) -> list[tuple[int, float]]:

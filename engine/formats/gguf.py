@@ -1,4 +1,4 @@
-"""Weight format: GGUF. Tensors go by Hugging Face's names and are dequantised as they are read, on the reading thread.
+"""Weight format: GGUF. Tensors go by Hugging Face's names, are dequantised as they are read, or handed on as blocks.
 
 The header reader and the config reader need neither torch nor numpy. Dequantising is the ``gguf`` package's: it is the
 oracle, and with rows joined into longer ones (see ``_dequantise``) fast enough to load from.
@@ -100,22 +100,35 @@ class GGUFWeights:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._tensors[name].shape
 
-    def read(self, name: str) -> "torch.Tensor":
-        import numpy as np
+    def kind(self, name: str) -> str:
+        return self._tensors[name].type_name
+
+    def blocks(self, name: str) -> "torch.Tensor":
         import torch
+
+        return torch.from_numpy(self._rows(name))
+
+    def read(self, name: str) -> "torch.Tensor":
+        import torch
+
+        info, rows = self._tensors[name], self._rows(name)
+        plain = _PLAIN.get(info.type_name)
+        if plain:
+            return torch.from_numpy(rows).view(getattr(torch, plain)).view(info.shape)
+        return torch.from_numpy(_dequantise(rows, info)).view(info.shape)
+
+    def _rows(self, name: str) -> Any:
+        """Bytes [..., row bytes], in the order of Hugging Face's rows."""
+        import numpy as np
 
         info = self._tensors[name]
         raw = np.frombuffer(self._map, dtype=np.uint8, count=info.num_bytes, offset=info.offset)
         rows = raw.reshape(*info.shape[:-1], -1)
         num_heads = self._heads.get(name.rpartition(".")[0].rpartition(".")[2])
-        if num_heads:
-            # Each stored unit of axis 0 is one output: a row of bytes, or for a bias (one row in all) one number.
-            units = raw.reshape(info.shape[0], -1)
-            rows = _halves_layout(units, num_heads).reshape(rows.shape)
-        plain = _PLAIN.get(info.type_name)
-        if plain:
-            return torch.from_numpy(rows).view(getattr(torch, plain)).view(info.shape)
-        return torch.from_numpy(_dequantise(rows, info)).view(info.shape)
+        if not num_heads:
+            return rows
+        # Each stored unit of axis 0 is one output: a row of bytes, or for a bias (one row in all) one number.
+        return _halves_layout(raw.reshape(info.shape[0], -1), num_heads).reshape(rows.shape)
 
     def close(self) -> None:
         # A map cannot be closed under the arrays made from it; it goes with the last of them.

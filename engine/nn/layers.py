@@ -16,20 +16,22 @@ from .weights import Weight
 
 
 class Linear:
-    """x [T, num_inputs] -> [T, num_outputs], plus bias."""
+    """x [T, num_inputs] -> [T, num_outputs], plus bias; outputs of several weights stand side by side."""
 
-    __slots__ = ("_bias", "_multiply", "_num_outputs", "_tensors", "weight")
+    __slots__ = ("_bias", "_multiply", "_num_outputs", "_others", "_tensors")
 
-    def __init__(self, weight: Weight, bias: torch.Tensor | None = None) -> None:
-        self.weight = weight
+    def __init__(self, weight: Weight, bias: torch.Tensor | None = None, *others: Weight) -> None:
         # Looked up once here rather than 4 times a layer and step.
         self._multiply = weight.quant.linear
         self._tensors = weight.tensors
         self._num_outputs = weight.num_outputs
-        self._bias = bias
+        self._bias = bias if bias is None else bias[: weight.num_outputs]
+        rest = bias if bias is None else bias[weight.num_outputs :]
+        self._others = Linear(others[0], rest, *others[1:]) if others else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._multiply(x, self._tensors, self._num_outputs, self._bias)
+        y = self._multiply(x, self._tensors, self._num_outputs, self._bias)
+        return y if self._others is None else torch.cat((y, self._others(x)), 1)
 
 
 @dataclass(slots=True)

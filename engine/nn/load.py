@@ -6,6 +6,7 @@ Knows no architecture (``engine.models``), no file layout (``engine.formats``) a
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from types import ModuleType
 from typing import Self, TypeVar, cast
 
@@ -18,12 +19,13 @@ from ..types import ModelConfig
 from .layers import Embedding, Linear
 from .model import Model
 from .packed_cache import PackedCache, open_cache
-from .weights import Quant, Weight, WeightSource
+from .weights import BlockQuant, BlockSource, Quant, Weight, WeightSource
 
 Part = TypeVar("Part")
 
 # Word in the config -> (quant plug-in, dtype in which it gets matrices, dtype of the embedding).
 DTYPES: dict[str, tuple[str, torch.dtype, torch.dtype]] = {
+    "int4": ("int8", torch.float32, torch.bfloat16),  # but 4-bit blocks as the file has them
     "int8": ("int8", torch.float32, torch.bfloat16),
     "bfloat16": ("none", torch.bfloat16, torch.bfloat16),
     "float16": ("none", torch.float16, torch.float16),
@@ -35,7 +37,8 @@ def load_model(card: ModelCard | ModelConfig, located: Located, *, dtype: str = 
     """The model of ``card`` with its weights in memory on ``device``.
 
     Args:
-        dtype: a key of ``DTYPES``, or "auto": int8 on a CPU, bfloat16 elsewhere.
+        dtype: a key of ``DTYPES``, or "auto": on a CPU int4 (4-bit blocks of a file as they are, all else int8),
+            bfloat16 elsewhere.
 
     Raises:
         BadModelFileError: a file is damaged, or a tensor is missing or of the wrong shape.
@@ -43,17 +46,22 @@ def load_model(card: ModelCard | ModelConfig, located: Located, *, dtype: str = 
     """
     config = card.model if isinstance(card, ModelCard) else card
     if dtype == "auto":
-        dtype = "int8" if device == "cpu" else "bfloat16"
+        dtype = "int4" if device == "cpu" else "bfloat16"
     if dtype not in DTYPES:
         raise ConfigError(f"target.dtype = {dtype!r}: use one of auto, {', '.join(DTYPES)}")
     plugin = find_model(config.architecture)
     quant = cast(Quant, plugins.load("engine.quant", DTYPES[dtype][0]))
     source = plugin.source(config) if hasattr(plugin, "source") else open_weights(located)
     cache = None
-    if device == "cpu" and dtype == "int8":
-        cache = open_cache(located, dtype, quant.pack(torch.arange(17.0 * 65).view(17, 65)))
+    block_quant = None
+    if dtype == "int4" and isinstance(source, BlockSource):
+        block_quant = cast(BlockQuant, plugins.load("engine.quant", "int4"))
+    if device == "cpu" and DTYPES[dtype][0] == "int8":
+        probe = torch.arange(17.0 * 65).view(17, 65)
+        layout = quant.pack(probe) + (block_quant.pack(probe) if block_quant else ())
+        cache = open_cache(located, dtype if block_quant else "int8", layout)
     try:
-        with Loader(source, quant, dtype, torch.device(device), cache) as loader:
+        with Loader(source, quant, dtype, torch.device(device), cache, block_quant) as loader:
             model = plugin.build(config, loader)
     finally:
         source.close()
@@ -94,10 +102,17 @@ class Loader:
     """Hands a model plug-in its parts, ready to run. Safe to call from several threads."""
 
     def __init__(
-        self, source: WeightSource, quant: Quant, dtype: str, device: torch.device, cache: PackedCache | None = None
+        self,
+        source: WeightSource,
+        quant: Quant,
+        dtype: str,
+        device: torch.device,
+        cache: PackedCache | None = None,
+        block_quant: BlockQuant | None = None,
     ) -> None:
         self._source = source
         self._quant = quant
+        self._block_quant = block_quant
         _, self._matrix_dtype, self._embedding_dtype = DTYPES[dtype]
         self._device = device
         self._cache = cache
@@ -114,19 +129,18 @@ class Loader:
     def linear(self, sizes: Mapping[str, int], num_inputs: int, *, bias: bool = False) -> Linear:
         """One product for the matrices ``<name>.weight`` [size, num_inputs], outputs in the order of ``sizes``.
 
-        Quants scale each output by itself, so joining outputs before packing changes no result.
+        Quants scale each output by itself, so joining outputs before packing changes no result. Neighbours that the
+        file stores in blocks of different kinds stay weights of their own.
         """
         for name, size in sizes.items():
             self._check(f"{name}.weight", (size, num_inputs))
-
-        def pack() -> tuple[torch.Tensor, ...]:
-            parts = [self._source.read(f"{name}.weight").to(self._matrix_dtype) for name in sizes]
-            return self._quant.pack(self.place(parts[0] if len(parts) == 1 else torch.cat(parts)))
-
-        packed = self._kept("+".join(sizes), pack)
+        weights = [
+            self._weight(kind, {name: sizes[name] for name in names}, num_inputs)
+            for kind, names in groupby(sizes, self._block_kind)
+        ]
         biases = [self.vector(f"{name}.bias", size) for name, size in sizes.items()] if bias else []
         added = torch.cat(biases).to(self._activations) if biases else None
-        return Linear(Weight(self._quant, packed, sum(sizes.values()), num_inputs), added)
+        return Linear(weights[0], added, *weights[1:])
 
     def embedding(self, name: str, num_rows: int, width: int) -> Embedding:
         """A look-up table [num_rows, width], unquantised: bf16 beside int8 products."""
@@ -154,6 +168,28 @@ class Loader:
         """Build a part on another thread: dequantising and packing leave the interpreter free."""
         return self._pool.submit(build)
 
+    def _weight(self, kind: str, sizes: Mapping[str, int], num_inputs: int) -> Weight:
+        """The matrices of ``sizes`` as one: as blocks of ``kind``, or where that is empty packed from numbers."""
+
+        def pack() -> tuple[torch.Tensor, ...]:
+            parts = [self._source.read(f"{name}.weight").to(self._matrix_dtype) for name in sizes]
+            return self._quant.pack(self.place(_joined(parts)))
+
+        def pack_blocks() -> tuple[torch.Tensor, ...]:
+            source = cast(BlockSource, self._source)
+            return int4.pack_blocks(_joined([source.blocks(f"{name}.weight") for name in sizes]), kind)
+
+        int4 = cast(BlockQuant, self._block_quant)
+        packed = self._kept("+".join(sizes), pack_blocks if kind else pack)
+        return Weight(int4 if kind else self._quant, packed, sum(sizes.values()), num_inputs)
+
+    def _block_kind(self, name: str) -> str:
+        """Kind of the blocks of matrix ``name`` where they are used as they are, else an empty string."""
+        if self._block_quant is None:
+            return ""
+        kind = cast(BlockSource, self._source).kind(f"{name}.weight")
+        return kind if kind in self._block_quant.KINDS else ""
+
     def _kept(self, key: str, make: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
         return self._cache.get(key, make) if self._cache is not None else make()
 
@@ -167,3 +203,7 @@ class Loader:
                 f"{where}: tensor {name!r} has shape {list(found)}, the model's config asks for {list(shape)}; "
                 "use config and weights of one model"
             )
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

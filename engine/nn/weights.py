@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -18,6 +18,17 @@ class Quant(Protocol):
         self, x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """x [T, K] times the packed weight [n, K], plus bias [n] -> [T, n]."""
+        ...
+
+
+class BlockQuant(Quant, Protocol):
+    """A quant that can also take a file's blocks of codes as they are."""
+
+    KINDS: Collection[str]
+    """Which, by the format's own words."""
+
+    def pack_blocks(self, blocks: torch.Tensor, kind: str) -> tuple[torch.Tensor, ...]:
+        """Rows of blocks uint8 [N, row bytes] to the tensors that ``linear`` reads."""
         ...
 
 
@@ -56,4 +67,17 @@ class WeightSource(Protocol):
 
     def close(self) -> None:
         """Let the file go; tensors read before stay valid."""
+        ...
+
+
+@runtime_checkable
+class BlockSource(WeightSource, Protocol):
+    """A checkpoint of blocks of codes, which a quant may want as they are."""
+
+    def kind(self, name: str) -> str:
+        """How the file stores ``name``: the format's own word, such as Q4_K."""
+        ...
+
+    def blocks(self, name: str) -> torch.Tensor:
+        """uint8 [rows, row bytes]: the rows of ``name`` in their order, whole blocks. Do not write to it."""
         ...

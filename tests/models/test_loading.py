@@ -56,7 +56,7 @@ def test_an_unknown_architecture_lists_the_known(tmp_path: Path) -> None:
 
 
 def test_an_unknown_dtype_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'int3'.*auto, int8"):
+    with pytest.raises(ConfigError, match=r"'int3'.*auto, int4, int8"):
         load(make_llama(tmp_path), "int3")
 
 
