@@ -30,6 +30,8 @@ class Reply:
     text: str = ""
     error: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    """Of the call."""
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Call:
 
     prompt: str
     fields: dict[str, Any]
+    name: str = ""
+    """To find its reply again; not sent."""
 
 
 def read_prompts(path: Path | None, limit: int = 0) -> list[str]:
@@ -88,7 +92,7 @@ class Target:
 
     async def stream(self, call: Call) -> Reply:
         """Send one call and read its stream to the end; failures are told in ``Reply.error``."""
-        reply = Reply(time.monotonic())
+        reply = Reply(time.monotonic(), name=call.name)
         try:
             body: dict[str, Any] = {"model": await self.find_model(), "stream": True}
             body |= {"stream_options": {"include_usage": True}} | call.fields

@@ -92,11 +92,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(path: Path, result: Any) -> None:
+def save(path: Path, result: Any, *, quiet: bool = False) -> None:
     """Write ``result`` with the machine's facts as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), "result": result}, indent=1) + "\n")
-    print(f"wrote {path}")
+    if not quiet:
+        print(f"wrote {path}")
 
 
 def plot_lines(path: Path, title: str, xlabel: str, ylabel: str, series: dict[str, list[tuple[float, float]]]) -> None:
