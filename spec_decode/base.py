@@ -97,6 +97,25 @@ class ModelContext(Context, frozen=True, kw_only=True):
     """The acceptance rule that will judge the drafts."""
 
 
+class TargetContext(Context, frozen=True, kw_only=True):
+    """What a speculator beside the target is built for: the target's model, and the files of its own head."""
+
+    model: Any
+    """``engine.models.llama.Decoder`` or what has its ``config``, ``embed`` and ``logits``."""
+    folder: str
+    """Of the head: its config.json."""
+    files: list[str]
+    """Its safetensors."""
+    dtype: str
+    """Of its weights in memory: a key of ``engine.nn.load.DTYPES``."""
+    device: str = "cpu"
+    num_blocks: int
+    """Blocks of the target's KV pool."""
+    block_size: int
+    rule: str = "coupled"
+    """The acceptance rule that will judge the drafts."""
+
+
 class Speculator(Protocol):
     """One method at work. Called from one place; requests are known by id between ``open`` and ``close``."""
 
@@ -155,7 +174,11 @@ class SpeculatorPlugin(Protocol):
     """Keys of the TOML table ``[speculation.<name>]``; unknown ones are refused."""
 
     def build(self, config: Any, ctx: Context) -> Speculator:
-        """The speculator, from its own ``Config``. Heavy imports go in here."""
+        """The speculator, from its own ``Config``. Heavy imports go in here.
+
+        With placement ``target`` it is a ``heads.head.Head``, for a ``TargetContext``: it reads hidden states, which
+        never leave that process.
+        """
         ...
 
 

@@ -13,7 +13,7 @@ The embedding is always the target's: heads are trained with it frozen.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -51,7 +51,8 @@ class EagleNet:
     config: ModelConfig
     """Of the one layer; ``vocab_size`` is the target's."""
     layer_ids: tuple[int, ...]
-    """Feature layers: i = what layer i reads, the sum behind i layers. () = the target's last hidden state."""
+    """Feature layers, as published: i = the residual stream behind the first i layers, i > 0. () = the target's last
+    hidden state."""
     fc: Linear
     attention: Attention
     embedding_norm: RMSNorm | None
@@ -81,11 +82,11 @@ class EagleNet:
         x = self.mlp_norm(x, residual)
         return self.mlp(x) + residual
 
-    def own_logits(self, outputs: torch.Tensor) -> torch.Tensor | None:
-        """fp32 [S, vocab_size], ids that it does not know at -inf; None where the target's LM head reads them."""
+    def logits(self, outputs: torch.Tensor, target_logits: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """fp32 [S, vocab_size], ids that it does not know at -inf; ``target_logits``: the target's LM head."""
         x = outputs if self.head_norm is None else self.head_norm(outputs)
         if self.head is None:
-            return None
+            return target_logits(x)
         logits = self.head(x).float()
         if self.ids is None:
             return logits
@@ -117,7 +118,7 @@ def read(files: HeadFiles, loader: Loader, target: ModelConfig, layer_ids: Seque
 
     mlp_norm = norm("layer.post_attention_layernorm")
     assert mlp_norm is not None, "checked with the layer"
-    width, kv_width, inner = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim, 0
+    width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     inner = config.intermediate_size
     at = "layer.self_attn"
     qkv = {f"{at}.q_proj": width, f"{at}.k_proj": kv_width, f"{at}.v_proj": kv_width}
@@ -173,9 +174,9 @@ def _layer_ids(files: HeadFiles, target: ModelConfig, asked: Sequence[int]) -> t
     named = files.settings.get("eagle_config")
     told = named.get("eagle_aux_hidden_state_layer_ids") if isinstance(named, dict) else None
     count = target.num_layers
-    found = list(asked) or told or [min(2, count), count // 2, max(0, count - 3)]
-    if not isinstance(found, list) or not all(isinstance(i, int) and 0 <= i <= count for i in found):
-        raise ConfigError(f"{files.where}: feature layers {found!r} are not all of 0 to {count}; set layer_ids")
+    found = list(asked) or told or [min(2, count), max(1, count // 2), max(1, count - 3)]
+    if not isinstance(found, list) or not all(isinstance(i, int) and 1 <= i <= count for i in found):
+        raise ConfigError(f"{files.where}: feature layers {found!r} are not all of 1 to {count}; set layer_ids")
     return tuple(found)
 
 

@@ -7,12 +7,15 @@ that names the file, the tensor and what to do. Knows no method: which names the
 import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ...engine import plugins
 from ...engine.errors import ConfigError
+from ...engine.nn.load import DTYPES, Loader
+from ...engine.nn.weights import Quant
 
 MAX_CONFIG_BYTES = 1 << 20
 UNUSED = ""
@@ -130,6 +133,12 @@ class HeadFiles:
         if default is None:
             raise ConfigError(f"{self.where}/config.json: {names[0]} is missing; add it, or use a complete head")
         return names[0], default
+
+
+def loader_for(files: HeadFiles, dtype: str, device: str) -> Loader:
+    """What makes layers of ``files``. ``dtype``: a key of ``engine.nn.load.DTYPES``."""
+    quant = cast(Quant, plugins.load("engine.quant", DTYPES[dtype][0]))
+    return Loader(files, quant, dtype, torch.device(device))
 
 
 def _open(file: str) -> Any:

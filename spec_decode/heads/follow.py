@@ -1,7 +1,7 @@
 """What a head beside the target keeps of each request, and what its plans ask: the same for all heads.
 
-Tokens, penalties and filters stand in a ``RequestTable`` like the runner's own, so that drafts are drawn from logits that
-were processed as the target's will be. What the target asks stands in the plan, row by row (``StepPlan.asks``).
+Tokens, penalties and filters stand in a ``RequestTable`` like the runner's own, so that drafts are drawn from logits
+that were processed as the target's will be. What the target asks stands in the plan, row by row (``StepPlan.asks``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,6 @@ class Requests:
         self._max_model_len = max_model_len
         self._held: dict[RequestId, Held] = {}
         self._seen: Sequence[Seen] = ()
-        self.num_ahead = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -76,6 +75,16 @@ class Requests:
     def tokens(self, held: Held, start: int, end: int) -> list[int]:
         """Committed tokens at positions ``start .. end - 1``."""
         return self._table.context(held)[start:end].tolist()
+
+    def suppose(self, held: Held, token_id: int) -> None:
+        """Let a draft stand as if it were committed; ``undo`` before anything else happens."""
+        self._table.commit(held, [token_id])
+
+    def undo(self, held: Held, length: int) -> None:
+        """Take drafts back: ``length`` tokens are committed."""
+        if held.edits is not None:
+            held.edits.pop(self._table.tokens[held.line, length : held.length].tolist())
+        held.length = length
 
     def process(self, logits: torch.Tensor, helds: Sequence[Held], behind: Sequence[list[int]]) -> VerifyBatch:
         """Process a head's logits as the target's; they are overwritten.

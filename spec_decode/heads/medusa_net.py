@@ -1,7 +1,7 @@
 """Medusa's network (arXiv 2401.10774): heads that read one hidden state and each guess one token further ahead.
 
-Head j is ``out(block(... block(h)))`` with ``block(x) = x + silu(linear(x))``; h is the target's hidden state behind its
-final norm at a position i, where the target itself chooses token i + 1; head j guesses token i + 2 + j.
+Head j is ``out(block(... block(h)))`` with ``block(x) = x + silu(linear(x))``; h is the target's hidden state behind
+its final norm at a position i, where the target itself chooses token i + 1; head j guesses token i + 2 + j.
 
 Two published layouts are read, and both may stand below a prefix::
 
