@@ -11,6 +11,7 @@ without. All that an actor must know of a request is kept here, so that one that
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -60,16 +61,21 @@ class DraftLink:
         max_draft_tokens: int,
         clock: Callable[[], float],
         is_ahead: bool = False,
+        q: Literal["none", "sparse"] = "none",
         timeout_s: float = 0.0,
         actor: str = "draft",
     ) -> None:
         """``name``: the method's. ``timeout_s``: how long a step waits for drafts; 0 = twice what they should take.
 
         ``is_ahead``: the actor works while the target does. Otherwise they take turns, and it does not hear of a
-        request before the target has read the prompt.
+        request before the target has read the prompt. ``q``: what comes with its drafts.
         """
         self.caps = Caps(
-            max_tokens=max_draft_tokens, lookahead_slots=max_draft_tokens, draft_ahead=is_ahead, seeded=True
+            q=q,
+            max_tokens=max_draft_tokens,
+            lookahead_slots=max_draft_tokens,
+            draft_ahead=is_ahead,
+            seeded=q == "none",
         )
         self.actor = actor
         self._mailbox = mailbox

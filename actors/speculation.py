@@ -82,7 +82,8 @@ def make_link(config: Config, mailbox: Mailbox, clock: Callable[[], float]) -> D
         draft_model.NAME,
         max_draft_tokens=section.max_draft_tokens,
         clock=clock,
-        is_ahead=settings.mode == "ahead",
+        is_ahead=settings.mode != "sync",
+        q=settings.q,
         timeout_s=settings.timeout_ms / 1000,
     )
 

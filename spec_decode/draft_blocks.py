@@ -45,6 +45,13 @@ class DraftBlocks:
         held += new
         return new
 
+    def adopt(self, heir: RequestId, giver: RequestId, num_kept: int) -> list[int]:
+        """The heir keeps its first ``num_kept`` blocks and gets those of ``giver`` behind them; these are returned."""
+        given, held = self._held.pop(giver), self._held.pop(heir)
+        self._free += reversed(held[num_kept:])
+        self._held[heir] = held[:num_kept] + given
+        return given
+
     def release(self, request_id: RequestId) -> None:
         """Give up all blocks of ``request_id``, if it holds any."""
         self._free += reversed(self._held.pop(request_id, []))

@@ -16,8 +16,10 @@ from ..engine.core.plan import Drafts, NewRequest
 from ..engine.execution.state import RowError
 from ..engine.nn.model import KVCache, Model
 from ..engine.types import RequestId, SamplingParams
+from . import outcomes
 from .base import Caps, Outcome, ProposeReq, StepBudget
 from .draft_steps import DraftSteps, Followed
+from .draws import How
 
 _WARM_WIDTHS = (1, 4, 16)
 _LAG = 16
@@ -36,27 +38,39 @@ class Drafter:
         num_ids: int,
         max_num_seqs: int,
         max_draft_tokens: int,
-        seeded: bool = True,
+        how: How = "shared",
         ahead: bool = False,
+        fanout: int = 0,
         min_token_prob: float = 0.0,
         chunk_tokens: int = 256,
         device: torch.device | str = "cpu",
     ) -> None:
         """``source``: the method's name, on its drafts. ``num_ids``: ids from here on are no tokens, and not drafted.
 
-        ``seeded``: draw with the request's noise; otherwise the most likely token. ``ahead``: go on in ``work``.
-        ``min_token_prob``: a chain ends where the product of its drafts' probabilities falls below. ``chunk_tokens``:
-        most tokens caught up with in one call.
+        ``how`` drafts are drawn: see ``draws.py``. ``ahead``: go on in ``work``; with ``fanout`` also behind so many
+        outcomes a draft that the target may choose instead. ``min_token_prob``: a chain ends where the product of its
+        drafts' probabilities falls below. ``chunk_tokens``: most tokens caught up with in one call.
         """
         self.caps = Caps(
-            max_tokens=max_draft_tokens, lookahead_slots=max_draft_tokens, draft_ahead=ahead, seeded=seeded
+            q="sparse" if how == "sparse" else "none",
+            max_tokens=max_draft_tokens,
+            lookahead_slots=max_draft_tokens,
+            draft_ahead=ahead,
+            seeded=how == "shared",
         )
+        self._fanout = fanout
         self._source = source
         self._vocab_size = model.config.vocab_size
         self._max_num_seqs = max_num_seqs
         self._chunk_tokens = chunk_tokens
         self._steps = DraftSteps(
-            model, kv, num_ids=num_ids, seeded=seeded, min_token_prob=min_token_prob, device=device
+            model,
+            kv,
+            num_ids=num_ids,
+            how=how,
+            min_token_prob=min_token_prob,
+            num_rivals=max(outcomes.fan_out(fanout, depth)[-1] for depth in range(max_draft_tokens + 1)),
+            device=device,
         )
         self._followed: dict[RequestId, Followed] = {}
         self._costs: dict[int, float] = {}
@@ -86,7 +100,8 @@ class Drafter:
 
     def close(self, request_id: RequestId) -> None:
         """Forget the request and free its blocks."""
-        if self._followed.pop(request_id, None) is not None:
+        if (gone := self._followed.pop(request_id, None)) is not None:
+            self._steps.drop_forks(gone)
             self._steps.table.close(request_id)
             self._steps.blocks.release(request_id)
             for followed in self._followed.values():
@@ -127,18 +142,30 @@ class Drafter:
             self._counts["refused"] += 1
             self.close(request_id)
             return None
-        chain = self._steps.chain(followed)
-        agreed = 0
-        while agreed < min(len(chain), len(new)) and chain[agreed] == new[agreed]:
-            agreed += 1
+        agreed = self._agreed(followed, new)
+        if agreed < len(new) and self._steps.adopt(followed, agreed, new[agreed]):
+            new = new[agreed + 1 :]
+            known = held.length
+            agreed = self._agreed(followed, new)
+        self._steps.drop_forks(followed)
+        followed.has_forked = False
         if agreed < len(new):
             followed.num_cached = min(followed.num_cached, known + agreed)
             followed.chain_end = known + len(new)
-        del followed.confidence[: len(new) if agreed == len(new) else None]
+        del followed.made[: len(new) if agreed == len(new) else None]
         self._steps.table.commit(held, new)
         followed.is_done = followed.is_done and followed.chain_end > held.length
         followed.is_parked = False
         return followed
+
+    def _agreed(self, followed: Followed, new: list[int]) -> int:
+        """How many of ``new`` the chain begins with."""
+        agreed = 0
+        for one, token in zip(followed.made, new, strict=False):
+            if one.token_id != token:
+                break
+            agreed += 1
+        return agreed
 
     # --- drafts -------------------------------------------------------------------------------------------------------
 
@@ -161,7 +188,9 @@ class Drafter:
                 wanted.append((followed, depth))
         missing = [(followed, self._to_make(followed, depth)) for followed, depth in wanted]
         self._steps.extend(self._near([item for item in missing if item[1] > 0]), until_s)
-        return [self._drafts(f, depth) for f, depth in wanted if f.chain_end > f.held.length]
+        for followed, depth in wanted:
+            followed.num_sent = min(depth, len(followed.made))
+        return [outcomes.chain(f, self._source, depth) for f, depth in wanted if f.made]
 
     def _to_make(self, followed: Followed, depth: int) -> int:
         """Drafts to make now. One who drafts ahead answers with what is there, if that is half of what was asked."""
@@ -189,7 +218,10 @@ class Drafter:
     @property
     def has_work(self) -> bool:
         """Is there anything for ``work`` to do?"""
-        return any(self._lags(f) or self._may_grow(f) for f in self._followed.values())
+        return any(
+            self._lags(f) or self._may_grow(f) or self._may_fork(f) or any(map(self._may_grow, f.forks.values()))
+            for f in self._followed.values()
+        )
 
     @torch.inference_mode()
     def work(self) -> list[Drafts]:
@@ -198,16 +230,44 @@ class Drafter:
         Takes no blocks from anybody.
 
         Returns:
-            Chains that are now as long as they should be, stamped with the committed length we know: the first of their
-            drafts may be in flight, or committed by now.
+            What was made ahead for requests that got half or all of it now, stamped with the committed length we know:
+            the first of the drafts may be in flight, or committed by now. A tree where outcomes were drafted for.
         """
+        busy = {*self._followed, *(fork.held.request_id for f in self._followed.values() for fork in f.forks.values())}
         lagging = [f for f in self._followed.values() if self._lags(f)]
         if lagging:
-            self._park_idle(lagging, self._steps.forward(self._chunks(lagging), self._followed)[0])
+            self._park_idle(lagging, self._steps.forward(self._chunks(lagging), busy)[0])
             return []
-        growing = [f for f in self._followed.values() if self._may_grow(f)]
-        self._park_idle(growing, self._steps.extend([(f, 1) for f in growing], None))
-        return [self._drafts(f) for f in growing if f.chain_end > f.held.length and not self._may_grow(f)]
+        growing: list[Followed] = []
+        due: list[Followed] = []
+        for followed in self._followed.values():
+            self._drop_lost_forks(followed)
+            if self._may_fork(followed):
+                followed.has_forked = True
+                self._steps.fork(followed, outcomes.to_fork(followed, self._fanout), busy)
+                busy |= {fork.held.request_id for fork in followed.forks.values()}
+            mine = [f for f in (followed, *followed.forks.values()) if self._may_grow(f)]
+            growing += mine
+            due += [followed] if mine else []
+        self._park_idle(growing, self._steps.extend([(f, 1) for f in growing], None, busy))
+        return [outcomes.table(f, self._source) for f in due if f.made and self._is_due(f)]
+
+    def _drop_lost_forks(self, followed: Followed) -> None:
+        """What a fork reads is gone once its request, or it, gave up its blocks."""
+        count = self._steps.blocks.count
+        if followed.forks and not all(count(f.held.request_id) for f in (followed, *followed.forks.values())):
+            self._steps.drop_forks(followed)
+
+    def _may_fork(self, followed: Followed) -> bool:
+        """Its drafts may be in flight, and the chain has gone one further, so that each place has its rivals."""
+        is_ready = len(followed.made) > followed.num_sent or followed.is_done
+        return bool(self._fanout and followed.num_sent and is_ready and not followed.has_forked)
+
+    def _is_due(self, followed: Followed) -> bool:
+        """Is this the moment to send what was made ahead: half way, and when there is no more to do?"""
+        if not any(map(self._may_grow, (followed, *followed.forks.values()))):
+            return True
+        return len(followed.made) == followed.num_sent + 1 + (followed.num_sent + 1) // 2
 
     def _lags(self, followed: Followed) -> bool:
         return (
@@ -236,12 +296,6 @@ class Drafter:
         if not ran:
             for followed in tried:
                 followed.is_parked = True
-
-    def _drafts(self, followed: Followed, depth: int | None = None) -> Drafts:
-        held = followed.held
-        ids = self._steps.chain(followed)[:depth]
-        confidence = followed.confidence[: len(ids)]
-        return Drafts(held.request_id, held.epoch, held.length, ids, None, self._source, confidence)
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
@@ -287,10 +341,14 @@ class Drafter:
             AssertionError: naming the request and the numbers.
         """
         self._steps.blocks.check()
+        num_lines = 0
         for name, f in self._followed.items():
             numbers = f"{name}: {f.num_cached} cached, {f.held.length} committed, chain to {f.chain_end}"
-            if not f.held.length <= f.chain_end == f.held.length + len(f.confidence):
-                raise AssertionError(f"{numbers}, {len(f.confidence)} confidences")
+            if not f.held.length <= f.chain_end == f.held.length + len(f.made):
+                raise AssertionError(f"{numbers}, {len(f.made)} drafts")
             num_slots = self._steps.blocks.count(name) * self._steps.blocks.block_size
             if num_slots and not f.num_cached <= min(num_slots, max(f.held.length, f.chain_end)):
                 raise AssertionError(f"{numbers}, {num_slots} slots")
+            num_lines += 1 + len(f.forks)
+        if num_lines != len(self._steps.table):
+            raise AssertionError(f"{len(self._steps.table)} requests and forks in the table, not {num_lines}")

@@ -2,24 +2,18 @@
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
+from drafting import GREEDY, ask, likely, load, make, some_text
 from naive import judge
-from naive import load as load_any
 
-from paceline.engine.execution.kv_pool import allocate
 from paceline.engine.nn.model import Model
 from paceline.engine.types import SamplingParams
-from paceline.spec_decode.base import ModelContext, Outcome, ProposeReq, StepBudget
+from paceline.spec_decode.base import Outcome, ProposeReq, StepBudget
 from paceline.spec_decode.drafter import Drafter
 from paceline.spec_decode.speculators import draft_model
-
-GREEDY = SamplingParams(max_tokens=64, temperature=0.0, ignore_eos=True)
-BLOCK = 4
 
 
 @pytest.fixture(scope="module")
@@ -30,38 +24,6 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(tmp_path_factory.mktemp("small"), seed=2, hidden_size=32, num_hidden_layers=1)
-
-
-def load(folder: Path, **sizes: Any) -> Model:
-    return load_any(tiny_models.make_llama(folder, **sizes), dtype="float32")
-
-
-def make(model: Model, num_blocks: int = 64, *, num_ids: int = 512, rule: str = "coupled", **config: Any) -> Drafter:
-    kv = allocate(model.config, num_blocks, BLOCK, torch.float32)
-    ctx = ModelContext(
-        vocab_size=512, max_model_len=512, max_num_seqs=4, max_draft_tokens=8, model=model, kv=kv, num_ids=num_ids,
-        rule=rule,
-    )  # fmt: skip
-    return draft_model.build(draft_model.Config(model="small", **config), ctx)
-
-
-def ask(drafter: Drafter, name: str, length: int, delta: list[int], depth: int = 4, epoch: int = 0) -> list[int] | None:
-    """The drafts for one request; None = no answer."""
-    found = drafter.propose([ProposeReq(name, epoch, length, delta, depth)], StepBudget(64, 8))
-    drafter.check()
-    assert all((d.request_id, d.epoch, d.base_len, d.source) == (name, epoch, length, "draft_model") for d in found)
-    return found[0].token_ids if found else None
-
-
-def likely(model: Model, text: list[int], num: int, params: SamplingParams = GREEDY) -> list[int]:
-    """What the model itself writes behind ``text``."""
-    from msgspec.structs import replace
-
-    return judge(model, text, replace(params, max_tokens=num), dtype=torch.float32).token_ids
-
-
-def some_text(rng: random.Random, num: int) -> list[int]:
-    return [rng.randrange(3, 512) for _ in range(num)]
 
 
 def accepted_run(drafter: Drafter, answer: list[int], prompt: list[int], depth: int) -> tuple[int, int]:
@@ -250,6 +212,7 @@ def test_chains_end_at_end_ids_and_where_they_grow_unlikely(small: Model) -> Non
     doubtful.open("r", text, GREEDY, 0)
     found = doubtful.propose([ProposeReq("r", 0, 9, [], 8)], StepBudget(64, 8))[0]
     assert found.token_ids == ids[:1] and found.confidence is not None and 0 < found.confidence[0] < 1
+    assert found.parents is None and found.draft_q is None
 
 
 def test_drafting_ahead_is_the_same_chain_and_a_hit_costs_nothing(target: Model) -> None:
@@ -262,7 +225,8 @@ def test_drafting_ahead_is_the_same_chain_and_a_hit_costs_nothing(target: Model)
     while drafter.has_work:
         ahead += drafter.work()
         drafter.check()
-    assert [(d.base_len, d.token_ids) for d in ahead] == [(7, ids[:7])]  # 3 in flight, the next token, 3 more
+    # 3 in flight, the next token, and 3 more: told half way and at the end
+    assert [(d.base_len, d.token_ids) for d in ahead] == [(7, ids[:6]), (7, ids[:7])]
     drafted = drafter.stats()["drafted"]
     assert ask(drafter, "r", 11, ids[:4], 3) == ids[4:7]
     assert drafter.stats()["drafted"] == drafted
