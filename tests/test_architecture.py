@@ -46,7 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
                     "engine.formats"),
     "actors.http": (
         "actors.http", "actors.client", "actors.model_store", "actors.messages", "actors.stats", "actors.actor", "actors.mailbox",
-        "engine.types", "engine.errors", "engine.config", "engine.store.located",
+        "engine.types", "engine.errors", "engine.config", "engine.store.located", "engine.store.progress",
     ),
     "actors": ("actors", "engine", "kernels", "spec_decode"),
 }  # fmt: skip

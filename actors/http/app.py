@@ -19,6 +19,9 @@ from .errors import ClientGone, HttpError, describe, problem_of
 from .facts import CallFacts
 from .generation import Generation
 from .limits import BodyGuard, check_headers
+from .ollama import GenerateDialect, OllamaChatDialect
+from .ollama_models import OllamaModels
+from .ollama_pull import Pull
 from .openai import ChatDialect, CompletionsDialect
 from .plain import PlainRoutes
 from .service import Service
@@ -34,12 +37,22 @@ _CLIENT_GONE = 499
 def build_app(service: Service) -> ASGIApp:
     """All that the port answers."""
     access = Access(service.config.server)
-    plain, tokens = PlainRoutes(service, access), TokenRoutes(service)
+    plain, tokens, ollama = PlainRoutes(service, access), TokenRoutes(service), OllamaModels(service)
     routes = [
         Route("/v1/completions", Generation(service, CompletionsDialect(service)), methods=["POST"]),
         Route("/v1/chat/completions", Generation(service, ChatDialect(service)), methods=["POST"]),
         Route("/v1/models", plain.models, methods=["GET"]),
         Route("/v1/models/{id:path}", plain.model, methods=["GET"]),
+        Route("/api/generate", Generation(service, GenerateDialect(service)), methods=["POST"]),
+        Route("/api/chat", Generation(service, OllamaChatDialect(service)), methods=["POST"]),
+        Route("/api/tags", ollama.tags, methods=["GET"]),
+        Route("/api/ps", ollama.ps, methods=["GET"]),
+        Route("/api/version", ollama.version, methods=["GET"]),
+        Route("/api/show", ollama.show, methods=["POST"]),
+        Route("/api/pull", Pull(service), methods=["POST"]),
+        Route("/api/delete", ollama.delete, methods=["DELETE"]),
+        Route("/api/embed", ollama.embed, methods=["POST"]),
+        Route("/api/embeddings", ollama.embed, methods=["POST"]),
         Route("/tokenize", tokens.tokenize, methods=["POST"]),
         Route("/detokenize", tokens.detokenize, methods=["POST"]),
         Route("/tokenizer_info", tokens.info, methods=["GET"]),

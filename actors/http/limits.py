@@ -153,6 +153,18 @@ class BodyDecoder:
             raise _no_json(why) from None
 
 
+def convert(fields: dict[str, msgspec.Raw], type_: type[T], param: str) -> T:
+    """An object inside a body, of which all fields are known undecoded, as its Struct.
+
+    Raises:
+        InvalidRequestError: a field has the wrong type.
+    """
+    try:
+        return msgspec.json.decode(msgspec.json.encode(fields), type=type_)
+    except msgspec.ValidationError as e:
+        raise _wrong_type(str(e), f"{param}.") from None
+
+
 def check_plain(value: Any, param: str) -> None:
     """Bound a free-form value, so that it can cross to another process and be walked there.
 
@@ -184,11 +196,12 @@ _WORDS = {
 }  # fmt: skip
 
 
-def _wrong_type(text: str) -> InvalidRequestError:
+def _wrong_type(text: str, prefix: str = "") -> InvalidRequestError:
     """msgspec's complaint in our words: ``Expected `int | null`, got `str` - at `$.n` ``."""
     complaint, _, path = text.partition(" - at `")
     dotted = re.sub(r"\[(\d+)\]", r".\1", path.rstrip("`").replace("[...]", ""))
-    param = dotted.removeprefix("$").removeprefix(".") or None
+    dotted = dotted.removeprefix("$").removeprefix(".")
+    param = prefix + dotted if dotted else prefix.rstrip(".") or None
     parts = complaint.split("`")
     if len(parts) == 5 and complaint.startswith("Expected"):
         wanted = [_WORDS.get(w, w) for w in parts[1].split(" | ") if w != "null"]

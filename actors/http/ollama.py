@@ -1,0 +1,181 @@
+"""The dialect of /api/generate and /api/chat: newline-delimited JSON unless the client asks for one answer."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from ...engine.errors import InvalidRequestError
+from ..messages import Admitted, TextDelta
+from .envelopes import ollama
+from .errors import Problem, clean
+from .gathered import AnswerHead, Gathered
+from .generation import Told
+from .limits import BodyDecoder
+from .ollama_calls import parse_chat_body, parse_generate
+from .ollama_fields import GenerateBody, OllamaBody, OllamaChatBody
+from .openai_answers import chat_logprobs
+from .parsed_call import Bounds, ParsedCall
+from .service import Service
+from .stream import LINES_TYPE
+
+_DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+
+
+class OllamaExchange:
+    """One call of either route."""
+
+    def __init__(self, call: ParsedCall, head: AnswerHead, *, is_chat: bool) -> None:
+        self.call = call
+        self._head = head
+        self._is_chat = is_chat
+
+    def answer(self, admitted: Admitted, choices: Sequence[Gathered], first_texts: dict[int, str]) -> dict[str, Any]:
+        """All text with the figures."""
+        choice = choices[0]
+        told = self.line("".join(choice.text)) | self._logprobs(choice.logprobs) | {"done": True}
+        return told | figures(choice, admitted, self._head)
+
+    def writer(self, admitted: Admitted, first_texts: dict[int, str]) -> "OllamaLines":
+        """The lines of a stream."""
+        return OllamaLines(self, admitted, self._head)
+
+    def delta(self, delta: TextDelta) -> dict[str, Any]:
+        """One line with new text."""
+        return self.line(delta.text) | self._logprobs(delta.logprobs or []) | {"done": False}
+
+    def line(self, text: str) -> dict[str, Any]:
+        """The part of a line that both routes and all lines have."""
+        text_of = {"message": {"role": "assistant", "content": text}} if self._is_chat else {"response": text}
+        return {"model": self._head.model, "created_at": now_text(), **text_of}
+
+    def _logprobs(self, positions: Sequence[Any]) -> dict[str, Any]:
+        if not self.call.wants_logprobs or not positions:
+            return {}
+        return {"logprobs": chat_logprobs(positions, self.call)["content"]}
+
+
+class OllamaLines:
+    """A stream of one call."""
+
+    def __init__(self, exchange: OllamaExchange, admitted: Admitted, head: AnswerHead) -> None:
+        self._exchange = exchange
+        self._admitted = admitted
+        self._head = head
+        self._gathered = Gathered()
+
+    def begin(self) -> bytes:
+        """Nothing yet."""
+        return b""
+
+    def add(self, delta: TextDelta) -> bytes:
+        """A line for each piece of text."""
+        self._gathered.add(delta)
+        return json_line(self._exchange.delta(delta)) if delta.text or delta.logprobs else b""
+
+    def last(self) -> bytes:
+        """The line with the figures."""
+        told = self._exchange.line("") | {"done": True} | figures(self._gathered, self._admitted, self._head)
+        return json_line(told)
+
+    def failed(self, problem: Problem) -> bytes:
+        """The error as the last line."""
+        return json_line(ollama(problem, ""))
+
+
+class OllamaDialect:
+    """What both routes share. A body without a prompt only asks to load or unload the model."""
+
+    id_prefix = ""
+    media_type = LINES_TYPE
+    takes_any_type = True
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def _told(self, body: OllamaBody, head: AnswerHead, text: dict[str, Any]) -> Told:
+        """The model is always loaded, and stays so."""
+        reason = "unload" if str(body.keep_alive) in ("0", "0.0", "0s", "0m") else "load"
+        return Told({"model": head.model, "created_at": now_text(), **text, "done": True, "done_reason": reason})
+
+    def _check_model(self, name: str | None, head: AnswerHead) -> AnswerHead:
+        """The head with the name that the client uses: ``:latest`` may be there or not."""
+        served = self._service.model_name
+        if name is not None and without_latest(name, served) != served:
+            raise not_found(name, served)
+        return msgspec.structs.replace(head, model=name or head.model)
+
+
+class GenerateDialect(OllamaDialect):
+    """POST /api/generate."""
+
+    decoder = BodyDecoder(GenerateBody)
+
+    def open(
+        self, body: GenerateBody, fields: dict[str, msgspec.Raw], bounds: Bounds, request_id: str | None,
+        head: AnswerHead,
+    ) -> OllamaExchange | Told:  # fmt: skip
+        """Check a body; see ``Dialect``."""
+        head = self._check_model(body.model, head)
+        if not body.prompt:
+            return self._told(body, head, {"response": ""})
+        call = parse_generate(body, bounds, request_id, self._service.card.defaults)
+        return OllamaExchange(call, head, is_chat=False)
+
+
+class OllamaChatDialect(OllamaDialect):
+    """POST /api/chat."""
+
+    decoder = BodyDecoder(OllamaChatBody)
+
+    def open(
+        self, body: OllamaChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, request_id: str | None,
+        head: AnswerHead,
+    ) -> OllamaExchange | Told:  # fmt: skip
+        """Check a body; see ``Dialect``."""
+        head = self._check_model(body.model, head)
+        if not body.messages:
+            return self._told(body, head, {"message": {"role": "assistant", "content": ""}})
+        call = parse_chat_body(body, bounds, request_id, self._service.card.defaults)
+        return OllamaExchange(call, head, is_chat=True)
+
+
+def figures(choice: Gathered, admitted: Admitted, head: AnswerHead) -> dict[str, Any]:
+    """Why it ended, counts, and times in nanoseconds."""
+    now_s = time.monotonic()
+    seconds = (now_s - head.began_s, 0.0, choice.first_s - head.began_s, choice.last_s - choice.first_s)
+    durations = {name: max(0, int(value * 1e9)) for name, value in zip(_DURATIONS, seconds, strict=True)}
+    return {
+        "done_reason": choice.finish_reason,
+        **durations,
+        "prompt_eval_count": sum(p.num_tokens for p in admitted.prompts),
+        "eval_count": choice.num_tokens,
+    }
+
+
+def without_latest(name: str | None, served: str) -> str | None:
+    """``name:latest`` is ``name``, where that is what is served."""
+    return served if name == f"{served}:latest" else name
+
+
+def not_found(name: str, served: str) -> InvalidRequestError:
+    """In the words that Ollama's clients look for."""
+    what = f"model '{clean(name, 100)}' not found; this server has '{served}'"
+    return InvalidRequestError(what, param="model", code="model_not_found", not_found=True)
+
+
+def json_line(value: object) -> bytes:
+    """One line of a stream."""
+    return msgspec.json.encode(value) + b"\n"
+
+
+def now_text() -> str:
+    """The time as RFC 3339 has it."""
+    return time_text(time.time())
+
+
+def time_text(unix_s: float) -> str:
+    """A Unix time in the same way."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")
