@@ -30,9 +30,9 @@ class Seen:
     yielded: bool
     """Did the row choose tokens? Then ``start + n + 1`` tokens are committed: ``base_len`` of drafts made now."""
     hidden: torch.Tensor
-    """[n, hidden_size], after the final norm: what the LM head reads. A view or a copy; valid until ``propose`` returns."""
+    """[n, hidden_size], after the final norm: what the LM head reads. A view or a copy; valid until ``propose`` ends."""
     layers: dict[int, torch.Tensor]
-    """For each of ``wanted_layers`` the residual stream behind that layer, [n, hidden_size]; valid until ``propose`` returns."""
+    """For each of ``wanted_layers`` the residual stream behind that layer, [n, hidden_size]; valid as long."""
 
 
 class Observer(Protocol):
