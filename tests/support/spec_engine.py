@@ -1,11 +1,13 @@
 """The real scheduler shell and a real runner over the toy model, under the virtual clock; the test is the tokenizer."""
 
 import asyncio
+import random
 from typing import Any
 
 import anyio
 import msgspec
 import torch
+from draft_stand_in import DraftStandIn
 from fake_actors import FakeTarget
 from fake_actors import config as base_config
 from simulation import Simulation
@@ -55,12 +57,27 @@ class RunnerTarget(FakeTarget):
 
 
 class Engine(Simulation):
-    """Scheduler and target; the test adds requests and collects their outputs."""
+    """Scheduler and target; the test adds requests and collects their outputs.
 
-    def __init__(self, settings: Config, *, model: Any = None, num_blocks: int = 200, faults: Any = None) -> None:
+    With a ``drafter``, the model of the draft actor, there is that actor too; ``mischief`` seeds what it does wrong.
+    """
+
+    def __init__(
+        self,
+        settings: Config,
+        *,
+        model: Any = None,
+        num_blocks: int = 200,
+        faults: Any = None,
+        drafter: Any = None,
+        mischief: int | None = None,
+    ) -> None:
         super().__init__(faults, settings=settings)
         target = type("Target", (RunnerTarget,), {"model": model or ToyModel(), "num_blocks": num_blocks})
         self.roles: dict[str, type[Actor]] = {"scheduler": SchedulerActor, "target": target}
+        if drafter is not None:
+            wrong = None if mischief is None else random.Random(mischief)
+            self.roles["draft"] = type("Draft", (DraftStandIn,), {"model": drafter, "mischief": wrong})
         self.tokenizer = self.network.mailbox("tokenizer")
         self.outputs: dict[str, list[RequestOutput]] = {}
         self._reader: asyncio.Task[None] | None = None
