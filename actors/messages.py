@@ -54,6 +54,8 @@ class Hello(Message, frozen=True):
     """Facts for people: device, dtype, kernels chosen, load seconds."""
     step_costs: list[tuple[int, float]] = []
     """Rows of a step and its measured seconds, rows rising; empty where speculation is not configured."""
+    draft_costs: list[tuple[int, float]] = []
+    """Of a target with a head beside it: requests and measured seconds of one draft for each, requests rising."""
 
 
 class Heartbeat(Message, frozen=True):

@@ -25,6 +25,7 @@ from ..engine.types import ErrorInfo, RequestId
 from ..spec_decode.proposer import Proposer
 from . import speculation
 from .actor import Actor, Setup
+from .head_link import make_head_link
 from .mailbox import Mailbox, MailboxFull
 from .messages import Abort, ActorLost, Add, Added, Drain, Hello, Refused, Stats
 from .stats import MAX_OBSERVATIONS
@@ -58,6 +59,8 @@ class SchedulerActor(Actor):
         """None where no speculator is configured."""
         self._drafter = speculation.make_link(setup.config, mailbox, anyio.current_time)
         """The way to the draft actor; None where none is configured."""
+        self._head = make_head_link(setup.config)
+        """The way to a head beside the target; None where none is configured."""
         self._target: str | None = None
         self._target_epoch = -1
         self._lost_s = 0.0
@@ -167,6 +170,8 @@ class SchedulerActor(Actor):
         plan = self._open.pop(0)
         self._sample("step_time", result.elapsed_s)
         outputs = self.core.apply(plan, result)
+        if self._head is not None:
+            self._head.land(result.drafts)
         if self._proposer is not None:
             self._proposer.applied(plan, result, outputs)
         self._give(outputs)
@@ -185,6 +190,8 @@ class SchedulerActor(Actor):
         self._forget()
         if self._drafter is not None:
             self._drafter.meet_target(hello, self.setup.card.name)
+        if self._head is not None:
+            self._head.meet(hello.draft_costs)
         sizes = CoreConfig(
             num_blocks=hello.num_blocks,
             block_size=hello.block_size,
@@ -198,7 +205,7 @@ class SchedulerActor(Actor):
             self.core = None
         if self.core is None:
             self.core = Scheduler(sizes)
-            self._proposer = speculation.build(self.setup.config, sizes, hello.step_costs, self._drafter)
+            self._proposer = speculation.build(self.setup.config, sizes, hello.step_costs, self._drafter, self._head)
         self._target, self._target_epoch = sender, hello.epoch
         held, self._held = self._held, {}
         for tokenizer, add, arrived_s in held.values():
@@ -279,7 +286,7 @@ class SchedulerActor(Actor):
         if self._outputs and not self._flush():
             return
         while (plan := self._next_plan(self.core, now_s)) is not None:
-            self.mailbox.send(self._target, plan)
+            self.mailbox.send(self._target, plan if self._head is None else self._head.ask(plan))
             self._open.append(plan)
             if self._proposer is not None:
                 self._proposer.sent(plan)

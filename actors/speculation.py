@@ -16,6 +16,7 @@ from ..spec_decode.proposer import Proposer
 from ..spec_decode.speculators import draft_model
 from ..spec_decode.step_costs import StepCosts
 from .draft_link import DraftLink
+from .head_link import HeadLink
 from .mailbox import Mailbox
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,15 @@ _FOLDER, _RULES = "spec_decode.speculators", "spec_decode.rules"
 
 
 def build(
-    config: Config, sizes: CoreConfig, step_costs: list[tuple[int, float]], link: DraftLink | None = None
+    config: Config,
+    sizes: CoreConfig,
+    step_costs: list[tuple[int, float]],
+    link: DraftLink | None = None,
+    head: HeadLink | None = None,
 ) -> Proposer | None:
-    """None where no method is configured: then nothing of speculation runs. ``link`` leads to the draft actor.
+    """None where no method is configured: then nothing of speculation runs.
+
+    ``link`` leads to the draft actor, ``head`` to what drafts beside the target.
 
     Raises:
         ConfigError: a method's table does not fit.
@@ -50,6 +57,8 @@ def build(
             methods.append(Method(name, speculator))
         elif link is not None and name == draft_model.NAME:
             methods.append(Method(name, link))
+        elif head is not None and name == head.name:
+            methods.append(Method(name, head))
         else:
             raise ConfigError(
                 f"speculation.methods: {name} runs in a {plugin.PLACEMENT} of its own, for which there is only "

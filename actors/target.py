@@ -70,6 +70,7 @@ class Target(Actor):
             max_model_len=sizes.max_model_len,
             detail=self._loaded.facts,
             step_costs=self._loaded.step_costs,
+            draft_costs=self._loaded.draft_costs,
         )
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:

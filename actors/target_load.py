@@ -22,6 +22,7 @@ from ..engine.nn.model import KVCache, Model
 from ..engine.store.located import Located, ModelCard
 from ..engine.types import SamplingParams
 from ..kernels import dispatch
+from .head_load import load_head
 
 
 @dataclass(slots=True)
@@ -46,6 +47,8 @@ class Loaded:
     """For people: device, dtype, kernels, load seconds, what was shrunk."""
     step_costs: list[tuple[int, float]]
     """Rows and seconds of a step; empty where speculation is not configured."""
+    draft_costs: list[tuple[int, float]]
+    """Requests and seconds of one draft for each by a head beside the target; empty where there is none."""
 
 
 def load(config: Config, located: Located, card: ModelCard) -> Loaded:
@@ -59,11 +62,12 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
     began_s = time.monotonic()
     sizes = pages.sizes
     rule = plugins.load("spec_decode.rules", config.speculation.rule).build(None)
-    runner = Runner(pages.model, pages.kv, rule, device=pages.device)
+    head = load_head(config, pages)
+    runner = Runner(pages.model, pages.kv, rule, device=pages.device, observer=head.observer if head else None)
     warm_up(runner, min(sizes.max_model_len, config.scheduler.max_num_batched_tokens), config.cache.block_size)
     step_costs = _measure(runner, config, sizes)
     facts = {**pages.facts, "warm_up_s": f"{time.monotonic() - began_s:.2f}"}
-    return Loaded(runner, sizes, facts, step_costs)
+    return Loaded(runner, sizes, facts, step_costs, head.costs if head else [])
 
 
 def load_pages(config: Config, located: Located, card: ModelCard) -> Pages:

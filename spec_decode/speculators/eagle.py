@@ -21,7 +21,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[speculation.eagle]``."""
 
     model: str
-    """The head: a folder with config.json and safetensors, or such a repo that is in the hub's cache."""
+    """The head: a folder with config.json and safetensors."""
     width: int = 1
     """Guesses at each place. 1 = a chain; more = a chain with the others as leaves, max_draft_tokens nodes in all."""
     layer_ids: list[int] = []

@@ -20,7 +20,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[speculation.medusa]``."""
 
     model: str
-    """The heads: a folder with config.json and safetensors, or such a repo that is in the hub's cache."""
+    """The heads: a folder with config.json and safetensors."""
     num_heads: int = 0
     """Heads to load, from the nearest on; 0 = as many as there are, up to max_draft_tokens."""
     width: int = 1
