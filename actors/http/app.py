@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...engine.errors import PacelineError, UnavailableError
 from .access import OPEN_PATHS, Access
+from .anthropic import CountTokens, MessagesDialect
 from .envelopes import id_headers, reply
 from .errors import ClientGone, HttpError, describe, problem_of
 from .facts import CallFacts
@@ -53,6 +54,8 @@ def build_app(service: Service) -> ASGIApp:
         Route("/api/delete", ollama.delete, methods=["DELETE"]),
         Route("/api/embed", ollama.embed, methods=["POST"]),
         Route("/api/embeddings", ollama.embed, methods=["POST"]),
+        Route("/v1/messages", Generation(service, MessagesDialect(service)), methods=["POST"]),
+        Route("/v1/messages/count_tokens", CountTokens(service).count, methods=["POST"]),
         Route("/tokenize", tokens.tokenize, methods=["POST"]),
         Route("/detokenize", tokens.detokenize, methods=["POST"]),
         Route("/tokenizer_info", tokens.info, methods=["GET"]),

@@ -124,7 +124,7 @@ def build_call(
         wants_logprobs=sampling.logprobs is not None,
         wants_prompt_logprobs=sampling.prompt_logprobs is not None,
         tokens_as_ids=bool(body.return_tokens_as_token_ids),
-        ignored=_ignored(body, fields),
+        ignored=ignored_fields(body, fields),
     )
 
 
@@ -337,7 +337,7 @@ def _request_id(given: str | None) -> str:
     return given or uuid4().hex
 
 
-def _ignored(body: Body, fields: dict[str, msgspec.Raw]) -> list[str]:
+def ignored_fields(body: msgspec.Struct, fields: dict[str, msgspec.Raw]) -> list[str]:
     """Names of fields that were given and not read, as far as they are fit for a header."""
     known = body.__struct_fields__
     names = (k for k, raw in fields.items() if k not in known and k not in UNSUPPORTED and bytes(raw) != b"null")

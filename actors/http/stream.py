@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from ...engine.errors import DeadlineError, PacelineError, UnavailableError
@@ -130,6 +131,11 @@ class EventStream:
             log.error("a stream failed", exc_info=error)
         close_connection(self._scope)
         await self.end(self._failed(problem_of(error)))
+
+
+def event(name: str, data: object) -> bytes:
+    """One named server-sent event."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(data))
 
 
 def close_connection(scope: Scope) -> None:
