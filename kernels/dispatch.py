@@ -13,7 +13,10 @@ import torch
 
 from .native import load
 
-OPS = ("rms_norm", "rope", "store_kv", "paged_attention", "silu_mul", "linear_int8", "linear_int4", "sample", "verify")
+OPS = (
+    "rms_norm", "rope", "store_kv", "move_kv", "paged_attention", "silu_mul", "linear_int8", "linear_int4", "sample",
+    "verify",
+)  # fmt: skip
 _PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
 """Backends to try on each kind of device, best first; the reference comes last everywhere."""
 

@@ -7,6 +7,8 @@ never depends on which other tokens are in the batch, how many there are, or how
 The backend of each op is chosen once by ``dispatch``; call these functions, never a backend.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from .dispatch import backend
@@ -41,6 +43,15 @@ def store_kv(
     backend("store_kv", k)(k, v, k_pages, v_pages, slots)
 
 
+def move_kv(pages: Sequence[torch.Tensor], sources: torch.Tensor, targets: torch.Tensor) -> None:
+    """Copy slot sources[i] to slot targets[i], both int32 [N], **in place** in all ``pages`` of like shape and dtype.
+
+    Pages [num_blocks, block_size, Hk, D]. A source must not be an earlier target. A slot outside the pages raises
+    IndexError, and then nothing was written.
+    """
+    backend("move_kv", pages[0])(pages, sources, targets)
+
+
 def paged_attention(
     q: torch.Tensor,
     k_pages: torch.Tensor,
@@ -51,6 +62,7 @@ def paged_attention(
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
+    parents: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Causal attention of ragged rows over pages read in place -> fp32 [T, Hq, D]; softmax in fp32.
 
@@ -59,9 +71,14 @@ def paged_attention(
     tokens, sees the first context_lens[r] - n + j + 1 slots of the row, or the last ``window`` of these if window > 0.
     ``soft_cap`` > 0 turns scores s into soft_cap * tanh(s / soft_cap). The reduction is split by context position only.
     Slots that no token of the row sees are not read. Raises IndexError where lengths or blocks are impossible.
+
+    Trees: int32 ``parents`` [T] names for each token but a row's first the earlier token of that row that it follows,
+    by index in the batch; t - 1 makes a chain. Token j's K and V still lie in slot context_lens[r] - n + j, but it sees
+    only the row's slots before its n tokens, and those of its ancestors and itself, and gets the same bits as if
+    these lay one behind the other; ``window`` counts along that path.
     """
     return backend("paged_attention", q)(
-        q, k_pages, v_pages, block_tables, query_starts, context_lens, scale, window, soft_cap
+        q, k_pages, v_pages, block_tables, query_starts, context_lens, scale, window, soft_cap, parents
     )
 
 

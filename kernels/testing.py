@@ -13,7 +13,7 @@ from .gguf_int4 import KINDS
 TOLERANCES = {torch.float32: (2e-5, 2e-5)}
 """Relative and absolute difference allowed between a backend and its reference, by dtype; none where not listed."""
 
-EXACT = ("rope", "store_kv", "linear_int8", "linear_int4", "sample")
+EXACT = ("rope", "store_kv", "move_kv", "linear_int8", "linear_int4", "sample")
 """Ops whose backends give the reference's very bits."""
 
 
@@ -127,6 +127,18 @@ def _store_kv() -> Iterator[Case]:
             yield Case(f"{t}x{h}x{d} {dtype}", make)
 
 
+def _move_kv() -> Iterator[Case]:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for n, h, d, block_size in ((0, 1, 4, 4), (1, 1, 1, 1), (5, 3, 64, 16), (12, 2, 20, 7)):
+
+            def make(dtype=dtype, n=n, h=h, d=d, block_size=block_size) -> tuple[Any, ...]:  # type: ignore[no-untyped-def]
+                shuffled = torch.randperm(6 * block_size, generator=torch.Generator().manual_seed(n))
+                slots = shuffled[: n + 1].sort().values.int()  # each source is the next target
+                return tuple(_draw(6, block_size, h, d, seed=i).to(dtype) for i in range(5)), slots[1:], slots[:n]
+
+            yield Case(f"{n}x{h}x{d} {dtype}", make)
+
+
 def _silu_mul() -> Iterator[Case]:
     for t, i in ((0, 4), (1, 1), (3, 60), (5, 63), (40, 1536)):
         yield Case(f"{t}x{i}", lambda t=t, i=i: (_draw(t, 2 * i) * 8,))
@@ -234,6 +246,7 @@ _GRIDS = {
     "rms_norm": _rms_norm,
     "rope": _rope,
     "store_kv": _store_kv,
+    "move_kv": _move_kv,
     "paged_attention": _paged_attention,
     "silu_mul": _silu_mul,
     "linear_int8": _linear_int8,

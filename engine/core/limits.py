@@ -35,6 +35,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Longest prompt + output."""
     vocab_size: int
     """Width of the logits: the bound of every token id."""
+    draft_trees: bool = True
+    """Verify trees of drafts as trees; else the chain of first children."""
     policy: Literal["fcfs", "priority"] = "fcfs"
     enable_prefix_caching: bool = True
     max_queued_requests: int = 1024

@@ -7,7 +7,7 @@ before the first row is written: nothing planned is ever taken back.
 
 from ..types import RequestId
 from . import policy
-from .drafts import advance
+from .drafts import Left, advance, cut
 from .limits import CoreConfig
 from .plan import DraftDepth, NewRequest, Row
 from .request import Request, State
@@ -15,6 +15,8 @@ from .running import Running
 from .stats import Counters
 from .tables import NO_BLOCKS
 from .waiting import WaitingRoom
+
+_NOTHING = Left([], None, None)
 
 
 class Step:
@@ -98,10 +100,10 @@ class Planner:
             if budget <= 0:
                 break
             if depth and request.drafts is not None:
-                chain = self._drafts_for(request, depth)
-                if chain is None:
+                left = self._drafts_for(request, depth)
+                if left is None:
                     continue
-                if chain and (used := self._plan_drafts(step, request, chain)):
+                if left.token_ids and (used := self._plan_drafts(step, request, left)):
                     budget -= used
                     continue
             blocks = request.blocks
@@ -119,34 +121,39 @@ class Planner:
             budget -= 1
         step.budget = budget
 
-    def _drafts_for(self, request: Request, depth: DraftDepth) -> list[int] | None:
-        """The drafts to verify, [] for none; None = wait for the result that tells whether waiting drafts still fit."""
+    def _drafts_for(self, request: Request, depth: DraftDepth) -> Left | None:
+        """The drafts to verify, or none; None = wait for the result that tells whether waiting drafts still fit.
+
+        How many are kept never depends on what they say: rules that weigh sampled drafts would be biased by that.
+        """
         allowed = depth if isinstance(depth, int) else depth.get(request.request_id, 0)
         drafts = request.drafts
         if allowed <= 0 or drafts is None:
-            return []
+            return _NOTHING
         if request.after >= 0:
             return None
-        chain = advance(drafts, request.tokens[drafts.base_len :])
-        if not chain:
+        left = advance(drafts, request.tokens[drafts.base_len :], trees=self._config.draft_trees)
+        if left is None or not left.token_ids:
             request.drafts = None
-            if chain is None:
+            if left is None:
                 self._counters.stale("diverged")
-            return []
-        return chain[: min(allowed, request.max_len - request.num_known - 1)]
+            return _NOTHING
+        return cut(left, allowed, request.max_len - request.num_known - 1)
 
-    def _plan_drafts(self, step: Step, request: Request, chain: list[int]) -> int:
-        """A row that verifies as much of ``chain`` as budget and spare blocks allow; tokens used, 0 = none fits."""
+    def _plan_drafts(self, step: Step, request: Request, left: Left) -> int:
+        """A row that verifies as much of ``left`` as budget and spare blocks allow; tokens used, 0 = none fits."""
         known, num_blocks = request.num_known, len(request.blocks)
         base_blocks = self._tables.blocks_for(known)
         slots = (base_blocks + max(0, step.draft_blocks)) * self._config.block_size
-        num = min(len(chain), step.draft_budget, slots - known)
+        num = min(len(left.token_ids), step.draft_budget, slots - known)
         if num <= 0 or (base_blocks > num_blocks and not self._tables.pool.num_free):
             return 0
+        ids, parents, laws = cut(left, num, num)
+        num = len(ids)
         new = self._tables.grow(request, known + num)
         step.draft_blocks -= len(request.blocks) - base_blocks
         step.draft_budget -= num
-        row = Row(request.request_id, request.epoch, known - 1, 1, num_blocks, new, True, -1, chain[:num])
+        row = Row(request.request_id, request.epoch, known - 1, 1, num_blocks, new, True, -1, ids, parents, laws)
         step.rows.append(row)
         step.requests.append(request)
         request.num_planned = known + num

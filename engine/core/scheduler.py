@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ..errors import ActorError, InvalidRequestError, UnavailableError
 from ..types import ErrorInfo, FinishReason, RequestId, SamplingParams
-from .drafts import advance, is_sound
+from .drafts import advance, is_path, is_sound
 from .limits import CoreConfig, check_request
 from .plan import DraftDepth, Drafts, RequestOutput, Row, RowResult, StepPlan, StepResult, TokenLogprobs
 from .planner import Planner
@@ -134,7 +134,7 @@ class Scheduler:
         Drafts that break the rules end all use of their source for that request, and nothing else.
 
         Returns:
-            The chain that waits behind the committed tokens; [] = dropped.
+            The drafts that wait behind the committed tokens, of a tree all its nodes; [] = dropped.
         """
         request = self._requests.get(drafts.request_id)
         if request is None:
@@ -146,12 +146,13 @@ class Scheduler:
         elif not 0 < drafts.base_len <= len(request.tokens) or not is_sound(drafts, self.config.vocab_size):
             request.quarantined |= {drafts.source}
             self._counters.stale("fault")
-        elif not (left := advance(drafts, request.tokens[drafts.base_len :])):
+        else:
+            left = advance(drafts, request.tokens[drafts.base_len :], trees=self.config.draft_trees)
             if left is None:
                 self._counters.stale("diverged")
-        else:
-            request.drafts = drafts
-            return left
+            elif left.token_ids:
+                request.drafts = drafts
+                return left.token_ids
         return []
 
     # --- decide and reserve -------------------------------------------------------------------------------------------
@@ -267,12 +268,13 @@ class Scheduler:
             return not ids and not accepted
         if len(ids) == 1 and not accepted:
             return 0 <= ids[0] < self.config.vocab_size
-        return (
-            len(ids) == accepted + 1
-            and 0 < accepted <= len(row.draft_ids)
-            and ids[:accepted] == row.draft_ids[:accepted]
-            and 0 <= ids[-1] < self.config.vocab_size
-        )
+        if not (0 < accepted <= len(row.draft_ids) and 0 <= ids[-1] < self.config.vocab_size):
+            return False
+        if row.draft_parents is None:
+            return ids[:-1] == row.draft_ids[:accepted]
+        path = result.path or []
+        on_path = [row.draft_ids[node] for node in path] if is_path(path, row.draft_parents) else []
+        return len(path) == accepted and ids[:-1] == on_path
 
     def _commit_prompt(self, request: Request, row: Row, result: RowResult) -> None:
         """Prompt logprobs by position, those known from before a preemption dropped; then the forks may go."""

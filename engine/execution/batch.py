@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..core.plan import Row
 from ..nn.model import Batch
 from .state import Fed, RequestTable
 
@@ -29,16 +30,26 @@ def pack(
         owners = np.repeat(lines, counts)
         positions = np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], counts)
     block, offset = np.divmod(positions, np.int32(block_size))
-    arrays = (
-        table.tokens[owners, positions],
-        positions,
-        table.blocks[owners, block] * np.int32(block_size) + offset,
-        query_starts,
-        starts + counts,
-        table.blocks[lines, :most_blocks],
-    )
-    token_ids, where, slots, bounds, context_lens, block_tables = (_tensor(a, device) for a in arrays)
-    return Batch(token_ids, where, slots, bounds, context_lens, block_tables), query_starts
+    slots = table.blocks[owners, block] * np.int32(block_size) + offset
+    token_ids = table.tokens[owners, positions]
+    parents = None
+    if any(f.row.draft_parents is not None for f in rows):
+        parents = np.arange(-1, len(positions) - 1, dtype=np.int32)
+        for f, end in zip(rows, query_starts[1:].tolist(), strict=True):
+            if f.row.draft_parents is not None:
+                _bend(positions, parents, f.row, end)
+    arrays = (token_ids, positions, slots, query_starts, starts + counts, table.blocks[lines, :most_blocks])
+    tree = None if parents is None else _tensor(parents, device)
+    return Batch(*(_tensor(a, device) for a in arrays), tree), query_starts
+
+
+def _bend(positions: np.ndarray, parents: np.ndarray, row: Row, end: int) -> None:
+    """Nodes of a tree lie one behind the other; each follows its parent, which gives it its position. In place."""
+    first = end - len(row.draft_ids)
+    for node, parent in enumerate(row.draft_parents or ()):
+        before = first + parent if parent >= 0 else first - 1
+        parents[first + node] = before
+        positions[first + node] = positions[before] + 1
 
 
 def _tensor(array: np.ndarray, device: torch.device | str) -> torch.Tensor:

@@ -30,7 +30,7 @@ class Seen:
     yielded: bool
     """Did the row choose tokens? Then ``start + n + 1`` tokens are committed: ``base_len`` of drafts made now."""
     hidden: torch.Tensor
-    """[n, hidden_size], after the final norm: what the LM head reads. A view or a copy; valid until ``propose`` ends."""
+    """[n, hidden_size], after the final norm, as the LM head reads it; valid until ``propose`` ends."""
     layers: dict[int, torch.Tensor]
     """For each of ``wanted_layers`` the residual stream behind that layer, [n, hidden_size]; valid as long."""
 

@@ -16,6 +16,7 @@ from ..types import ErrorInfo, RequestId
 from .acceptance import Accepted, Rule, VerifyBatch
 from .batch import pack
 from .logprobs import describe
+from .moves import Moves
 from .observe import Observer, Seen
 from .sampler import Ask, process
 from .state import Fed, RequestTable, RowError
@@ -122,11 +123,14 @@ class Runner:
         """Choose and commit the tokens of ``rows``; hidden [S, hidden_size], a row's positions next to each other."""
         logits = self._model.logits(hidden)
         asks = [
-            Ask(f.held, f.row.draft_ids, self._table.context(f.held, len(f.row.draft_ids)), f.row.draft_q) for f in rows
+            Ask(f.held, r.draft_ids, self._table.context(f.held, len(r.draft_ids)), r.draft_q, r.draft_parents)
+            for f in rows
+            for r in [f.row]
         ]
         raw = _raw_rows(logits, asks)
         batch = process(logits, asks)
         accepted = self._rule.accept(batch)
+        moves = Moves()
         for item, answer, usable, unedited in zip(rows, accepted, _usable(batch, accepted), raw, strict=True):
             row, params = item.row, item.held.params
             if not usable:
@@ -135,7 +139,10 @@ class Runner:
             logprobs = None
             if unedited is not None:
                 top, only = params.logprobs or 0, params.logprob_token_ids
-                logprobs = [describe(unedited[i], token, top, only) for i, token in enumerate(answer.token_ids)]
+                lines = zip(answer.token_ids, _places(answer), strict=True)
+                logprobs = [describe(unedited[i], token, top, only) for token, i in lines]
+            if answer.path:
+                moves.straighten(self._table.blocks[item.held.line], item.held.length, answer.path, self._kv.block_size)
             self._table.commit(item.held, answer.token_ids)
             results[item.place] = RowResult(
                 row.request_id,
@@ -144,7 +151,9 @@ class Runner:
                 answer.num_accepted,
                 logprobs,
                 results[item.place].prompt_logprobs,
+                path=answer.path,
             )
+        moves.apply(self._kv)
 
     def _prompt_logprobs(self, item: Fed, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
         """Of the prompt tokens behind those fed; hidden [count, hidden_size] of the row."""
@@ -181,9 +190,14 @@ def _raw_rows(logits: torch.Tensor, asks: Sequence[Ask]) -> list[np.ndarray | No
     return raw
 
 
+def _places(answer: Accepted) -> Sequence[int]:
+    """Which of its row's positions chose each token of an answer."""
+    return range(len(answer.token_ids)) if answer.path is None else [0, *(1 + node for node in answer.path)]
+
+
 def _usable(batch: VerifyBatch, accepted: Sequence[Accepted]) -> list[bool]:
     """Whether all committed tokens of each row had finite logits: not if every id was masked or the model made NaNs."""
-    places = [batch.starts[r] + i for r, answer in enumerate(accepted) for i in range(len(answer.token_ids))]
+    places = [batch.starts[r] + i for r, answer in enumerate(accepted) for i in _places(answer)]
     tokens = [token for answer in accepted for token in answer.token_ids]
     finite = torch.isfinite(batch.logits[places, tokens]).tolist()
     usable: list[bool] = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..core.drafts import depths, path_to
 from ..core.plan import DraftLaw
 from . import filters
 from .acceptance import VerifyBatch
@@ -25,6 +26,8 @@ class Ask:
     draft_ids: list[int]
     context: np.ndarray  # int32, committed tokens, then the drafts
     draft_q: list[DraftLaw] | None = None
+    parents: list[int] | None = None
+    """Of a tree, as in ``Row``. The first position is then the root's, the one behind it that of node 0."""
 
 
 def process(logits: torch.Tensor, asks: Sequence[Ask]) -> VerifyBatch:
@@ -55,22 +58,46 @@ def process(logits: torch.Tensor, asks: Sequence[Ask]) -> VerifyBatch:
         positions=tensor(positions, torch.int64),
         starts=starts,
         draft_ids=[ask.draft_ids for ask in asks],
+        parents=[ask.parents for ask in asks],
         q=[ask.draft_q for ask in asks],
     )
 
 
 def _edit(rows: torch.Tensor, ask: Ask) -> None:
-    """Edit the k + 1 rows of one ask; row i sees the counts and the context that drafts 1..i would leave behind."""
-    edits, drafts = ask.held.edits, ask.draft_ids
-    assert edits is not None
+    """Edit the k + 1 rows of one ask in place."""
     host = rows.cpu()  # the same memory on a CPU
-    length = len(ask.context) - len(drafts)
-    for i in range(len(drafts) + 1):
-        edits.apply(host[i].numpy(), ask.context[: length + i])
-        edits.push(drafts[i : i + 1])
-    edits.pop(drafts)
+    if ask.parents is None:
+        _edit_chain(host.numpy(), ask)
+    else:
+        _edit_tree(host.numpy(), ask, ask.parents)
     if host is not rows:
         rows.copy_(host)
+
+
+def _edit_chain(rows: np.ndarray, ask: Ask) -> None:
+    """Row i sees the counts and the context that drafts 1..i would leave behind."""
+    edits, drafts = ask.held.edits, ask.draft_ids
+    assert edits is not None
+    length = len(ask.context) - len(drafts)
+    for i in range(len(drafts) + 1):
+        edits.apply(rows[i], ask.context[: length + i])
+        edits.push(drafts[i : i + 1])
+    edits.pop(drafts)
+
+
+def _edit_tree(rows: np.ndarray, ask: Ask, parents: list[int]) -> None:
+    """A node's row sees the counts and the context that its ancestors and itself would leave behind."""
+    edits, drafts = ask.held.edits, ask.draft_ids
+    assert edits is not None
+    length = len(ask.context) - len(drafts)
+    context = ask.context.copy()
+    for node in range(-1, len(drafts)):
+        path = path_to(node, parents)
+        tokens = [drafts[n] for n in path]
+        context[length : length + len(path)] = tokens
+        edits.push(tokens)
+        edits.apply(rows[1 + node], context[: length + len(path)])
+        edits.pop(tokens)
 
 
 def _keys(asks: Sequence[Ask]) -> tuple[list[float], list[int], list[int]]:
@@ -82,8 +109,13 @@ def _keys(asks: Sequence[Ask]) -> tuple[list[float], list[int], list[int]]:
         count = len(ask.draft_ids) + 1
         temperatures += [ask.held.params.temperature] * count
         seeds += [ask.held.seed] * count
-        positions += range(ask.held.length, ask.held.length + count)
+        first = ask.held.length
+        positions += range(first, first + count) if ask.parents is None else _tree_positions(first, ask.parents)
     return temperatures, seeds, positions
+
+
+def _tree_positions(first: int, parents: list[int]) -> list[int]:
+    return [first, *(first + 1 + depth for depth in depths(parents))]
 
 
 def _filter(logits: torch.Tensor, asks: Sequence[Ask], starts: list[int]) -> None:

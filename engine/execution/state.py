@@ -5,11 +5,11 @@ Everything that arrives in a plan is checked here, once, because a wrong block o
 kernels that cannot check. A failed check is a ``RowError``: it ends that request and nobody else's.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..core.drafts import is_law
 from ..core.plan import NewRequest, Row
 from ..types import RequestId, SamplingParams
 from .edits import Edits
@@ -160,8 +160,11 @@ class RequestTable:
     def _lay_drafts(self, held: Held, row: Row) -> None:
         if not row.yields:
             raise RowError("row carries drafts but does not yield")
-        if row.draft_parents is not None and row.draft_parents != list(range(-1, len(row.draft_ids) - 1)):
-            raise RowError("row carries a tree of drafts; only chains are verified")
+        parents = row.draft_parents
+        if parents is not None and (
+            len(parents) != len(row.draft_ids) or not all(-1 <= p < i for i, p in enumerate(parents))
+        ):
+            raise RowError(f"row carries {len(row.draft_ids)} drafts that form no tree: parents {parents}")
         drafts = np.asarray(row.draft_ids, np.int64)
         self._check_tokens(drafts)
         self._check_laws(row)
@@ -175,17 +178,18 @@ class RequestTable:
             raise RowError(f"token id {bad} is outside the model's 0..{self._vocab_size - 1}")
 
     def _check_laws(self, row: Row) -> None:
-        """A law names distinct ids of the vocabulary and weighs each above 0."""
+        """The core checks this on receipt; but a wrong id would be read outside of the logits."""
         if row.draft_q is None:
             return
         if len(row.draft_q) != len(row.draft_ids):
             raise RowError(f"row carries {len(row.draft_ids)} drafts but the laws of {len(row.draft_q)}")
         for ids, weights in row.draft_q:
             self._check_tokens(np.asarray(ids, np.int64))
-            if len(ids) != len(weights) or not ids or len(set(ids)) != len(ids):
-                raise RowError(f"a draft's law has {len(set(ids))} distinct ids of {len(ids)}, {len(weights)} weights")
-            if not all(0.0 < w < math.inf for w in weights):
-                raise RowError("a draft's law has a weight that is not a positive number")
+            if not is_law((ids, weights), self._vocab_size):
+                raise RowError(
+                    f"a draft's law has {len(set(ids))} distinct ids of {len(ids)} and {len(weights)} weights; as many"
+                    " weights as distinct ids are needed, finite, not negative and one of them positive"
+                )
 
     def _append_blocks(self, held: Held, block_ids: list[int]) -> None:
         if block_ids and not (min(block_ids) >= 0 and max(block_ids) < self._num_blocks):

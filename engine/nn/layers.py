@@ -78,8 +78,9 @@ class Attention:
         ops.rope(q, k, self._cos_sin, batch.positions)
         ops.store_kv(k, v, k_pages, v_pages, batch.slots)
         y = ops.paged_attention(
-            q, k_pages, v_pages, batch.block_tables, batch.query_starts, batch.context_lens, self._scale, self._window
-        )
+            q, k_pages, v_pages, batch.block_tables, batch.query_starts, batch.context_lens, self._scale, self._window,
+            parents=batch.parents,
+        )  # fmt: skip
         return self._output(y.view(-1, self._width))
 
 

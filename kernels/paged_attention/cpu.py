@@ -19,11 +19,14 @@ def run(
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
+    parents: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See ``ops.paged_attention``."""
     kind = tensors.PAGES.get(k_pages.dtype)
-    if kind is None:
-        return reference.run(q, k_pages, v_pages, block_tables, query_starts, context_lens, scale, window, soft_cap)
+    if kind is None or parents is not None:
+        return reference.run(
+            q, k_pages, v_pages, block_tables, query_starts, context_lens, scale, window, soft_cap, parents
+        )
     num_tokens, q_heads, size = q.shape
     stride, head, last = q.stride()
     if head != size or last != 1:

@@ -18,6 +18,7 @@ def run(
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
+    parents: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See ``ops.paged_attention``."""
     out = torch.empty(q.shape, dtype=torch.float32, device=q.device)
@@ -30,12 +31,37 @@ def run(
         blocks = block_tables[row, : -(-length // block_size)].long()
         k = k_pages[blocks].flatten(0, 1)[:length].float()  # [L, Hk, D]
         v = v_pages[blocks].flatten(0, 1)[:length].float()
+        if parents is not None and (paths := tree_paths(parents[begin:end].tolist(), begin)):
+            for token, path in enumerate(paths):
+                seen = [*range(length - (end - begin)), *(length - (end - begin) + j for j in path)]
+                last = torch.tensor([len(seen) - 1], device=q.device)
+                at = slice(begin + token, begin + token + 1)
+                out[at] = _attend(q[at].float(), k[seen], v[seen], last, scale, window, soft_cap)
+            continue
         size = max(1, _MOST_PRODUCTS // (q.shape[1] * q.shape[2] * length))
         for a in range(begin, end, size):
             b = min(a + size, end)
             last = torch.arange(length - (end - a), length - (end - b), device=q.device)  # [T'], the token's own slot
             out[a:b] = _attend(q[a:b].float(), k, v, last, scale, window, soft_cap)
     return out
+
+
+def tree_paths(parents: list[int], begin: int) -> list[list[int]] | None:
+    """For each token of a row its ancestors and itself, counted from the row's first; None where the row is a chain.
+
+    Raises:
+        IndexError: a parent is no earlier token of the row.
+    """
+    if all(p == begin + j for j, p in enumerate(parents[1:])):
+        return None
+    paths = [[0]]
+    for j, parent in enumerate(parents[1:], 1):
+        if not 0 <= parent - begin < j:
+            raise IndexError(
+                f"paged_attention: token {begin + j} follows token {parent}, not one of {begin}..{begin + j - 1}"
+            )
+        paths.append([*paths[parent - begin], j])
+    return paths
 
 
 def _attend(

@@ -52,7 +52,9 @@ def row(epoch: int = 1, start: int = 0, count: int = 3, blocks: int = 2, **field
         (new(), row(start=-1, count=4), "positions -1"),
         (new(), row(draft_ids=[97]), "token id 97"),
         (new(), row(draft_ids=[1], yields=False), "does not yield"),
-        (new(), row(draft_ids=[1, 2], draft_parents=[-1, -1]), "chains"),
+        (new(), row(draft_ids=[1, 2], draft_parents=[-1]), "no tree"),
+        (new(), row(draft_ids=[1, 2], draft_parents=[-1, 1]), "no tree"),
+        (new(), row(draft_ids=[1, 2], draft_parents=[-2, 0]), "no tree"),
         (new(allowed_token_ids=[4], bad_words=[[4]]), row(), "no token is possible at position 3"),
     ],
 )

@@ -34,13 +34,14 @@ def streams_of(model: ToyModel, rng: random.Random, kind: str, count: int) -> li
     return streams
 
 
-@pytest.mark.parametrize("depth", [0, 1, 5])
+@pytest.mark.parametrize(("depth", "trees"), [(0, False), (1, False), (5, False), (3, True)])
 @pytest.mark.parametrize("kind", ["greedy", "seeded", "everything"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_any_schedule_gives_the_naive_tokens(kind: str, depth: int, seed: int) -> None:
+def test_any_schedule_gives_the_naive_tokens(kind: str, depth: int, trees: bool, seed: int) -> None:
     rng = random.Random(f"{kind}{depth}{seed}")
     model = ToyModel(seed=seed)
-    plans = RandomPlans(streams_of(model, rng, kind, 12), num_blocks=POOL, block_size=BLOCK, depth=depth, seed=seed)
+    streams = streams_of(model, rng, kind, 12)
+    plans = RandomPlans(streams, num_blocks=POOL, block_size=BLOCK, depth=depth, seed=seed, trees=trees)
     plans.run(runner_of(model))
     for stream in plans.streams:
         expected = judge(model, stream.prompt, stream.params, dtype=torch.float32)

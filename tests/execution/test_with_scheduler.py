@@ -52,11 +52,11 @@ class Engine:
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
-@pytest.mark.parametrize("depth", [0, 4])
+@pytest.mark.parametrize(("depth", "trees"), [(0, False), (4, False), (6, True)])
 @pytest.mark.parametrize("num_blocks", [18, 200])
 @pytest.mark.parametrize("kind", ["greedy", "everything"])
 def test_a_crowd_through_the_core_gives_the_naive_tokens(
-    kind: str, num_blocks: int, depth: int, in_flight: int
+    kind: str, num_blocks: int, depth: int, trees: bool, in_flight: int
 ) -> None:
     rng = random.Random(f"{kind}{num_blocks}{depth}{in_flight}")
     model = ToyModel()
@@ -75,7 +75,7 @@ def test_a_crowd_through_the_core_gives_the_naive_tokens(
             name = waiting.popleft()
             engine.add(name, *work[name], fork_of=name[:-5] if name.endswith("-fork") else None)
         if depth:
-            offer_drafts(engine, work, answers, rng, depth)
+            offer_drafts(engine, work, answers, rng, depth, trees)
         engine.step(depth)
     for name, answer in answers.items():
         outputs = engine.outputs[name]
@@ -88,7 +88,7 @@ def test_a_crowd_through_the_core_gives_the_naive_tokens(
     assert num_blocks == 18 or sum(o.num_cached for all_of in engine.outputs.values() for o in all_of) > 0
 
 
-def offer_drafts(engine: Engine, work: dict, answers: dict, rng: random.Random, depth: int) -> None:
+def offer_drafts(engine: Engine, work: dict, answers: dict, rng: random.Random, depth: int, trees: bool) -> None:
     """Right or wrong drafts for whoever runs, stamped with the committed length and a guess at the epoch."""
     for name, outputs in engine.outputs.items():
         done = engine.tokens(name)
@@ -97,5 +97,10 @@ def offer_drafts(engine: Engine, work: dict, answers: dict, rng: random.Random, 
         drafts = answers[name].token_ids[len(done) : len(done) + depth]
         if drafts and rng.random() < 0.4:
             drafts[rng.randrange(len(drafts))] = rng.randrange(97)
+        parents = None
+        if trees:  # a wrong child before each right one
+            parents = [p for i in range(len(drafts)) for p in (2 * i - 1, 2 * i - 1)]
+            drafts = [token for right in drafts for token in (rng.randrange(97), right)]
         if drafts:
-            engine.core.offer(Drafts(name, rng.choice([0, 0, 0, 1]), len(work[name][0]) + len(done), drafts))
+            epoch, length = rng.choice([0, 0, 0, 1]), len(work[name][0]) + len(done)
+            engine.core.offer(Drafts(name, epoch, length, drafts, parents))

@@ -30,6 +30,11 @@ def test_slots_and_positions_outside(bad: int) -> None:
     assert not pages.any()  # nothing was written, not even the good one
     with pytest.raises(IndexError, match=rf"rope: position {bad} of token 1 is outside 0..7"):
         ops.rope(kv, kv.clone(), torch.zeros(8, 4), _ints(0, bad))
+    for moves in ((_ints(0, bad), _ints(1, 2)), (_ints(1, 2), _ints(0, bad))):
+        numbered = torch.arange(32.0).view(2, 4, 1, 4)
+        with pytest.raises(IndexError, match=rf"move_kv: slot {bad} of move 1 is outside 0..7"):
+            ops.move_kv([numbered, pages], *moves)
+        assert torch.equal(numbered, torch.arange(32.0).view(2, 4, 1, 4))
     assert (kv == 1).all()
 
 

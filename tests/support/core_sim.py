@@ -93,6 +93,14 @@ def logprob_of(prefix: Sequence[int], token: int) -> TokenLogprobs:
     return TokenLogprobs(token, -float(checksum([*prefix, token]) % 1000), 1, [], [])
 
 
+def paths_of(row: Row) -> list[list[int]]:
+    """For each draft of a row the nodes from the root's child down to it."""
+    paths: list[list[int]] = []
+    for node, parent in enumerate(row.draft_parents or range(-1, len(row.draft_ids) - 1)):
+        paths.append([*(paths[parent] if parent >= 0 else []), node])
+    return paths
+
+
 class _Held:
     """What the target keeps of one request."""
 
@@ -135,13 +143,15 @@ class FakeTarget:
         assert row.num_tokens > 0 and end <= len(held.tokens)
         if row.after >= 0:
             assert (row.after, end) == (held.newest_from, len(held.tokens))
-        fed = held.tokens[row.start : end] + row.draft_ids
-        self.num_tokens_run += len(fed)
+        self.num_tokens_run += row.num_tokens + len(row.draft_ids)
         for position in range(row.start):
             assert self.kv[self._slot(held, position)] == checksum(held.tokens[: position + 1]), (row, position)
-        for offset in range(len(fed)):
-            position = row.start + offset
-            self.kv[self._slot(held, position)] = checksum(held.tokens[: row.start] + fed[: offset + 1])
+        for position in range(row.start, end):
+            self.kv[self._slot(held, position)] = checksum(held.tokens[: position + 1])
+        paths = paths_of(row)
+        for node, path in enumerate(paths):
+            text = held.tokens + [row.draft_ids[n] for n in path]
+            self.kv[self._slot(held, end + node)] = checksum(text)
         prompt_logprobs = None
         if held.params.prompt_logprobs is not None:
             last = min(end, held.num_prompt - 1)
@@ -150,18 +160,27 @@ class FakeTarget:
             assert not row.draft_ids
             return RowResult(row.request_id, row.epoch, [], prompt_logprobs=prompt_logprobs)
         assert end == len(held.tokens)
-        num_before, accepted = len(held.tokens), 0
+        if row.draft_q is not None:
+            assert [ids[0] for ids, _ in row.draft_q] == row.draft_ids, "a law of another draft"
+        num_before = len(held.tokens)
+        at: list[int] = []
         while True:
             token = draw(held.tokens, len(held.tokens) - held.num_prompt, held.params)
             held.tokens.append(token)
-            if accepted == len(row.draft_ids) or token != row.draft_ids[accepted]:
+            child = next((n for n, p in enumerate(paths) if p[:-1] == at and row.draft_ids[n] == token), None)
+            if child is None:
                 break
-            accepted += 1
+            at = paths[child]
+        accepted = len(at)
+        for offset, node in enumerate(at):
+            self.kv[self._slot(held, end + offset)] = self.kv[self._slot(held, end + node)]
         held.newest_from = step
         logprobs = None
         if held.params.logprobs is not None:
             logprobs = [logprob_of(held.tokens[:p], held.tokens[p]) for p in range(num_before, len(held.tokens))]
-        return RowResult(row.request_id, row.epoch, held.tokens[num_before:], accepted, logprobs, prompt_logprobs)
+        path = None if row.draft_parents is None else at
+        ids = held.tokens[num_before:]
+        return RowResult(row.request_id, row.epoch, ids, accepted, logprobs, prompt_logprobs, path=path)
 
     def _slot(self, held: _Held, position: int) -> tuple[int, int]:
         return held.table[position // self.block_size], position % self.block_size
@@ -306,7 +325,10 @@ class Harness:
 
 
 class Guesser:
-    """Drafts that are right with a given chance each; chains or trees; made for the length that was committed last."""
+    """Drafts that are right with a given chance each; chains or trees; made for the length that was committed last.
+
+    Some come with laws whose first id is the draft, so that the target notices a law that went astray.
+    """
 
     def __init__(self, seed: int, chance: float, most: int = 6, tree: bool = False) -> None:
         self.random = random.Random(seed)
@@ -324,12 +346,19 @@ class Guesser:
 
     def drafts(self, request_id: str, stream: Stream) -> Drafts:
         ids: list[int] = []
+        parents: list[int] = []
         tokens = stream.prompt + stream.output
-        for _ in range(self.random.randint(0, self.most)):
-            right = draw(tokens + ids, len(stream.output) + len(ids), stream.params)
+        for node in range(self.random.randint(0, self.most)):
+            parent = self.random.randint(max(-1, node - 3), node - 1) if self.tree else node - 1
+            path: list[int] = []
+            at = parent
+            while at >= 0:
+                path.insert(0, ids[at])
+                at = parents[at]
+            right = draw(tokens + path, len(stream.output) + len(path), stream.params)
             ids.append(right if self.random.random() < self.chance else self.random.randrange(VOCAB))
-        parents = None
-        if self.tree and ids:
-            parents = [*range(-1, len(ids) - 1), -1]
-            ids = [*ids, (ids[0] + 1) % VOCAB]  # a second guess at the first position
-        return Drafts(request_id, self.epochs[request_id], len(tokens), ids, parents)
+            parents.append(parent)
+        laws = [([x, (x + 1) % VOCAB], [0.5, 0.0]) for x in ids] if self.random.random() < 0.5 else None
+        return Drafts(
+            request_id, self.epochs[request_id], len(tokens), ids, parents if self.tree else None, draft_q=laws
+        )

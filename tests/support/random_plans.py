@@ -7,6 +7,7 @@ left out of a step, blocks taken and given back in random order.
 import random
 from dataclasses import dataclass, field
 
+from paceline.engine.core.drafts import is_path
 from paceline.engine.core.plan import NewRequest, Row, RowResult, StepPlan, TokenLogprobs
 from paceline.engine.execution.runner import Runner
 from paceline.engine.types import RequestId, SamplingParams
@@ -44,8 +45,11 @@ class Stream:
 class RandomPlans:
     """Drives ``runner`` until all streams have as many tokens as their answers."""
 
-    def __init__(self, streams: list[Stream], *, num_blocks: int, block_size: int, depth: int, seed: int) -> None:
+    def __init__(
+        self, streams: list[Stream], *, num_blocks: int, block_size: int, depth: int, seed: int, trees: bool = False
+    ) -> None:
         self.streams = streams
+        self._trees = trees
         self._rng = random.Random(seed)
         self._block_size = block_size
         self._depth = depth
@@ -130,8 +134,11 @@ class RandomPlans:
         count = wanted if rng.random() < 0.5 else rng.randint(1, wanted)
         yields = count == wanted
         drafts: list[int] = []
+        parents = None
         if yields and self._depth:
             drafts = self._drafts(stream, rng.randint(0, self._depth))
+            if self._trees:
+                drafts, parents = self._tree(stream, drafts)
         end = stream.computed + count + len(drafts)
         while len(stream.blocks) * self._block_size < end:
             if not self._free:
@@ -141,7 +148,7 @@ class RandomPlans:
             stream.blocks.append(block)
         row = Row(
             stream.request_id, stream.epoch, stream.computed, count, stream.told, stream.blocks[stream.told :], yields,
-            draft_ids=drafts,
+            draft_ids=drafts, draft_parents=parents,
         )  # fmt: skip
         stream.told = len(stream.blocks)
         return row
@@ -154,6 +161,19 @@ class RandomPlans:
             drafts[at] = stream.prompt[0]
         return drafts
 
+    def _tree(self, stream: Stream, chain: list[int]) -> tuple[list[int], list[int]]:
+        """``chain``, mixed with wrong nodes anywhere, in a random order that puts parents first."""
+        rng = self._rng
+        ids: list[int] = []
+        parents: list[int] = []
+        tip = -1
+        while chain:
+            wrong = rng.random() < 0.6
+            parents.append(rng.randint(-1, len(ids) - 1) if wrong else tip)
+            ids.append(rng.choice(stream.prompt) if wrong else chain.pop(0))
+            tip = tip if wrong else len(ids) - 1
+        return ids, parents
+
     def _take(self, stream: Stream, row: Row, answer: RowResult) -> None:
         assert answer.error is None, answer.error
         assert (answer.request_id, answer.epoch) == (row.request_id, row.epoch)
@@ -165,7 +185,12 @@ class RandomPlans:
             assert answer.token_ids == []
             return
         assert len(answer.token_ids) == answer.num_accepted + 1
-        assert answer.token_ids[:-1] == row.draft_ids[: answer.num_accepted]
+        accepted = row.draft_ids[: answer.num_accepted]
+        if row.draft_parents is not None:
+            path = answer.path or []
+            assert is_path(path, row.draft_parents)
+            accepted = [row.draft_ids[node] for node in path]
+        assert answer.token_ids[:-1] == accepted and len(accepted) == answer.num_accepted
         stream.accepted += answer.num_accepted
         stream.output += answer.token_ids
         stream.logprobs += answer.logprobs or []

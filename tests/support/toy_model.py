@@ -42,9 +42,14 @@ class ToyModel:
         for row, (start, end) in enumerate(pairwise(starts)):
             context = int(batch.context_lens[row])
             blocks = batch.block_tables[row, : -(-context // kv.block_size)].long()
-            assert context == int(positions[end - 1]) + 1
-            seen = (kv.k[0][blocks] + kv.v[-1][blocks]).view(-1, WIDTH)[:context].cumsum(0)
-            hidden[start:end] = (seen[context - (end - start) :] % 17) - 8
+            held = (kv.k[0][blocks] + kv.v[-1][blocks]).view(-1, WIDTH)[:context]
+            first = context - (end - start)
+            before = list(range(start - 1, end - 1)) if batch.parents is None else batch.parents[start:end].tolist()
+            seen: list[torch.Tensor] = []
+            for j, parent in enumerate(before):
+                seen.append(held[first + j] + (seen[parent - start] if j else held[:first].sum(0)))
+                assert not j or positions[start + j] == positions[parent] + 1
+            hidden[start:end] = (torch.stack(seen) % 17) - 8
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
