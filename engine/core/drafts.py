@@ -6,10 +6,7 @@ One function serves chains, trees and tables of outcomes, early or late. Knows n
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .plan import DraftLaw, Drafts
-
-_LEAST, _MOST = 2.0**-126, 2.0**127
-"""Weights travel on as fp32: one must be a normal number there, and none too large for it."""
+from .plan import DraftLaw, Drafts, depths, is_law
 
 
 class Left(NamedTuple):
@@ -30,14 +27,6 @@ def is_sound(drafts: Drafts, vocab_size: int) -> bool:
     if parents is not None and not (len(parents) == len(ids) and all(-1 <= p < i for i, p in enumerate(parents))):
         return False
     return laws is None or (len(laws) == len(ids) and all(is_law(law, vocab_size) for law in laws))
-
-
-def is_law(law: DraftLaw, vocab_size: int) -> bool:
-    """Distinct ids inside the logits, and for each a weight that is finite and not negative; not all of them 0."""
-    ids, weights = law
-    if not ids or len(ids) != len(weights) or min(ids) < 0 or max(ids) >= vocab_size or len(set(ids)) != len(ids):
-        return False
-    return all(0.0 <= w <= _MOST for w in weights) and max(weights) >= _LEAST
 
 
 def advance(drafts: Drafts, committed: Sequence[int], *, trees: bool = True) -> Left | None:
@@ -95,33 +84,6 @@ def cut(left: Left, most: int, deepest: int) -> Left:
         [index.get(parents[node], -1) for node in kept],
         None if laws is None else [laws[node] for node in kept],
     )
-
-
-def depths(parents: Sequence[int]) -> list[int]:
-    """How many drafts lie between each node and the root: 0 for the root's children."""
-    found: list[int] = []
-    for parent in parents:
-        found.append(0 if parent < 0 else found[parent] + 1)
-    return found
-
-
-def path_to(node: int, parents: Sequence[int]) -> list[int]:
-    """The nodes from the root's child down to ``node``; none for the root, -1."""
-    path: list[int] = []
-    while node >= 0:
-        path.append(node)
-        node = parents[node]
-    return path[::-1]
-
-
-def is_path(path: Sequence[int], parents: Sequence[int]) -> bool:
-    """Does ``path`` go down from the root, child by child?"""
-    above = -1
-    for node in path:
-        if not 0 <= node < len(parents) or parents[node] != above:
-            return False
-        above = node
-    return True
 
 
 def _children(token_ids: Sequence[int], parents: Sequence[int]) -> dict[int, dict[int, int]]:

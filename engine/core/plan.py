@@ -11,7 +11,7 @@ A row that ``yields`` has s+n == b, and the logits of its last committed positio
 distributions, from which 1 to k+1 tokens are committed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -23,6 +23,9 @@ DraftDepth: TypeAlias = Mapping[RequestId, int] | int
 
 DraftLaw: TypeAlias = tuple[list[int], list[float]]
 """The law that a draft was drawn from: distinct ids, and their chances up to a common factor."""
+
+_LEAST, _MOST = 2.0**-126, 2.0**127
+"""Weights of a law become fp32: one must be a normal number there, and none too large for it."""
 
 
 class Drafts(msgspec.Struct, frozen=True, array_like=True, tag=True, omit_defaults=True):
@@ -119,6 +122,8 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True, tag=True):
     elapsed_s: float = 0.0
     drafts: list[Drafts] = []
     """Of a speculator beside the target: made behind the tokens of this result, for the scheduler's shell to offer."""
+    drafting_s: float = 0.0
+    """What making them took, behind the step's own time."""
 
 
 class RequestOutput(msgspec.Struct, frozen=True, array_like=True, tag=True, omit_defaults=True):
@@ -139,3 +144,38 @@ class RequestOutput(msgspec.Struct, frozen=True, array_like=True, tag=True, omit
     error: ErrorInfo | None = None
     speculation: SpeculationStats | None = None
     """On the last output, where speculation ran: put there by the scheduler's shell, not by the core."""
+
+
+def is_law(law: DraftLaw, vocab_size: int) -> bool:
+    """Distinct ids inside the logits, and for each a weight that is finite and not negative; not all of them 0."""
+    ids, weights = law
+    if not ids or len(ids) != len(weights) or min(ids) < 0 or max(ids) >= vocab_size or len(set(ids)) != len(ids):
+        return False
+    return all(0.0 <= w <= _MOST for w in weights) and max(weights) >= _LEAST
+
+
+def depths(parents: Sequence[int]) -> list[int]:
+    """How many drafts lie between each node and the root: 0 for the root's children."""
+    found: list[int] = []
+    for parent in parents:
+        found.append(0 if parent < 0 else found[parent] + 1)
+    return found
+
+
+def path_to(node: int, parents: Sequence[int]) -> list[int]:
+    """The nodes from the root's child down to ``node``; none for the root, -1."""
+    path: list[int] = []
+    while node >= 0:
+        path.append(node)
+        node = parents[node]
+    return path[::-1]
+
+
+def is_path(path: Sequence[int], parents: Sequence[int]) -> bool:
+    """Does ``path`` go down from the root, child by child?"""
+    above = -1
+    for node in path:
+        if not 0 <= node < len(parents) or parents[node] != above:
+            return False
+        above = node
+    return True

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from ..errors import ActorError, InvalidRequestError, UnavailableError
 from ..types import ErrorInfo, FinishReason, RequestId, SamplingParams
-from .drafts import advance, is_path, is_sound
+from .drafts import advance, is_sound
 from .limits import CoreConfig, check_request
-from .plan import DraftDepth, Drafts, RequestOutput, Row, RowResult, StepPlan, StepResult, TokenLogprobs
+from .plan import DraftDepth, Drafts, RequestOutput, Row, RowResult, StepPlan, StepResult, TokenLogprobs, is_path
 from .planner import Planner
 from .request import ENDED_EPOCH, Request, State
 from .running import OpenPlan, Running

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core.drafts import depths, path_to
-from ..core.plan import DraftLaw
+from ..core.plan import DraftLaw, depths, path_to
 from . import filters
 from .acceptance import VerifyBatch
 from .state import Held

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.drafts import is_law
-from ..core.plan import NewRequest, Row
+from ..core.plan import NewRequest, Row, is_law
 from ..types import RequestId, SamplingParams
 from .edits import Edits
 

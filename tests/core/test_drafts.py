@@ -5,8 +5,8 @@ import math
 import pytest
 from core_sim import VOCAB, Harness, config
 
-from paceline.engine.core.drafts import Left, advance, cut, depths, is_path, is_sound
-from paceline.engine.core.plan import DraftLaw, Drafts
+from paceline.engine.core.drafts import Left, advance, cut, is_sound
+from paceline.engine.core.plan import DraftLaw, Drafts, depths, is_path
 
 
 def drafts(ids: list[int], parents: list[int] | None = None) -> Drafts:

@@ -7,8 +7,7 @@ left out of a step, blocks taken and given back in random order.
 import random
 from dataclasses import dataclass, field
 
-from paceline.engine.core.drafts import is_path
-from paceline.engine.core.plan import NewRequest, Row, RowResult, StepPlan, TokenLogprobs
+from paceline.engine.core.plan import NewRequest, Row, RowResult, StepPlan, TokenLogprobs, is_path
 from paceline.engine.execution.runner import Runner
 from paceline.engine.types import RequestId, SamplingParams
 
