@@ -73,7 +73,7 @@ class Runner:
         elapsed_s = time.perf_counter() - began  # of the target's step alone: what drafting costs is told on its own
         drafts = self._observer.propose(plan) if self._observer is not None else []
         rows = [results[i] for i in range(len(plan.rows))]
-        return StepResult(plan.step, rows, elapsed_s, drafts)
+        return StepResult(plan.step, rows, elapsed_s, drafts, time.perf_counter() - began - elapsed_s)
 
     def forget(self) -> None:
         """Close every request, as when the scheduler that opened them is gone."""
