@@ -8,7 +8,7 @@ Knows no tensor. No torch.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import msgspec
 
@@ -63,8 +63,14 @@ class HeadLink:
         """What came with a result; it waits for ``propose``."""
         for drafts in found:
             if drafts.request_id in self._wanted:
-                self._landed[drafts.request_id] = drafts
+                self._landed[drafts.request_id] = msgspec.structs.replace(drafts, source=self.name)
                 self._counts["answered"] += 1
+
+    def left(self, but: Container[RequestId]) -> list[Drafts]:
+        """What landed and was not proposed: tried drafts of a policy that asks no more. Not for requests in ``but``."""
+        left = [drafts for drafts in self._landed.values() if drafts.request_id not in but]
+        self._landed.clear()
+        return left
 
     # --- what a speculator is told ------------------------------------------------------------------------------------
 
