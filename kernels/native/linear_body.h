@@ -8,18 +8,25 @@ static inline float magnitude(const float* x) {
         const I bits = load<I>(x + i) & 0x7fffffff;
         most = bits > most ? bits : most;
     }
+#if PL_ISA == 2
+    const int32_t m = _mm512_reduce_max_epi32((__m512i)most);
+#else
     int32_t m = most[0];
     for (int i = 1; i < W; ++i) m = most[i] > m ? most[i] : m;
+#endif
     float f;
     std::memcpy(&f, &m, 4);
     return f < kLeastMagnitude ? 0.0f : f;
 }
 
-// x to the nearest integer (even ones on ties) as a byte, for |x| <= 127.
-static inline B to_code(F x) {
+// x to the nearest integer (even ones on ties), for |x| <= 127.
+static inline I to_integer(F x) {
     const F shift = splat(12582912.0f);  // 1.5 * 2**23
-    return __builtin_convertvector((I)(x + shift) - (I)shift, B);
+    return (I)(x + shift) - (I)shift;
 }
+
+// The same, as bytes.
+static inline B to_code(F x) { return __builtin_convertvector(to_integer(x), B); }
 
 // The group of x at i, filled up with zeros in `spare` where the row ends inside it.
 static inline const float* group_at(const float* x, int64_t i, int64_t k, float* spare) {
@@ -29,15 +36,31 @@ static inline const float* group_at(const float* x, int64_t i, int64_t k, float*
     return spare;
 }
 
+// Codes of a group whose scale is known, and their sum.
+static inline int32_t encode(const float* x, F factor, int8_t* codes) {
+#if PL_ISA == 2
+    const I low = to_integer(load<F>(x) * factor), high = to_integer(load<F>(x + W) * factor);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8((__m512i)low));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + W), _mm512_cvtepi32_epi8((__m512i)high));
+    const __m512i pairs = (__m512i)(low + high);
+    __m256i sums = _mm256_add_epi32(_mm512_castsi512_si256(pairs), _mm512_extracti64x4_epi64(pairs, 1));
+    sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e));
+    sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0xb1));
+    return _mm_cvtsi128_si32(_mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1)));
+#else
+    for (int j = 0; j < kGroup; j += W) store(codes + j, to_code(load<F>(x + j) * factor));
+    int32_t sum = 0;
+    for (int j = 0; j < kGroup; ++j) sum += codes[j];
+    return sum;
+#endif
+}
+
 static void quantise_row(const float* x, int64_t k, Activations* out) {
     float spare[kGroup];
     for (int64_t i = 0; i < k; i += kGroup, ++out) {
         const float* group = group_at(x, i, k, spare);
         const float most = magnitude(group);
-        const F factor = splat(most == 0.0f ? 0.0f : 127.0f / most);
-        for (int j = 0; j < kGroup; j += W) store(out->codes + j, to_code(load<F>(group + j) * factor));
-        int32_t sum = 0;
-        for (int j = 0; j < kGroup; ++j) sum += out->codes[j];
+        const int32_t sum = encode(group, splat(most == 0.0f ? 0.0f : 127.0f / most), out->codes);
         out->start = -128 * sum;
         out->sum = static_cast<float>(sum);
         out->scale = most / 127.0f;
