@@ -46,7 +46,9 @@ class Acceptance(NamedTuple):
     unconditional: list[float]
     """By position: accepted up to there / steps with drafts."""
     conditional: list[float]
-    """By position: accepted / steps that had a draft there with all before it accepted."""
+    """By position: accepted / ``reached``."""
+    reached: list[int]
+    """By position: steps that had a draft there with all before it accepted."""
     drafted: int
     accepted: int
     drafted_by: dict[str, int]
@@ -87,13 +89,15 @@ def acceptance(counts: Counters, told: Iterable[Mapping[str, Any]]) -> Acceptanc
     accepted = int(counts.get(f"{_VLLM}_accepted_tokens_total", 0))
     by_position = _by_label(counts, f"{_VLLM}_accepted_tokens_per_pos_total")
     positions = [by_position[key] for key in sorted(by_position, key=int)]
+    chances, reached = conditional(told)
     rows = num_tokens - accepted  # each step of a request commits one token of the target's own
     return Acceptance(
         num_tokens / rows if rows else 0.0,
         1 + accepted / num_steps if num_steps else 0.0,
         num_steps / rows if rows else 0.0,
         _trimmed([num / num_steps for num in positions]) if num_steps else [],
-        conditional(told),
+        chances,
+        reached,
         drafted,
         accepted,
         _by_label(counts, "paceline_spec_draft_tokens_total"),
@@ -104,8 +108,11 @@ def acceptance(counts: Counters, told: Iterable[Mapping[str, Any]]) -> Acceptanc
     )
 
 
-def conditional(told: Iterable[Mapping[str, Any]]) -> list[float]:
-    """Chance of each position, given that it held a draft and all before it were accepted; depths may vary."""
+def conditional(told: Iterable[Mapping[str, Any]]) -> tuple[list[float], list[int]]:
+    """By position: the chance of a draft there when all before it were accepted, and how often that was tried.
+
+    Steps may differ in depth, which the counters of /metrics do not tell.
+    """
     reached: list[int] = []
     kept: list[int] = []
     for answer in told:
@@ -116,7 +123,8 @@ def conditional(told: Iterable[Mapping[str, Any]]) -> list[float]:
             for position in range(min(num_accepted + 1, num_drafted)):
                 reached[position] += 1
                 kept[position] += position < num_accepted
-    return [k / r for k, r in zip(kept, reached, strict=True) if r]
+    reached = [num for num in reached if num]
+    return [k / r for k, r in zip(kept, reached, strict=False)], reached
 
 
 def _mean(counts: Counters, name: str, label: str = "") -> float:

@@ -11,6 +11,8 @@ _SPEED += ["ITL p50 ms", "ITL p99 ms", "other text", "errors", "others' CPU"]
 _DRAFTS = ["set", "T", "clients", "method", "k", "L", "L spec", "spec steps", "conditional by position"]
 _DRAFTS += ["unconditional", "drafted", "accepted", "wasted", "stale", "ahead hits", "step ms", "pause ms"]
 
+_LEAST_TRIED = 10  # drafts at a position, for a point in the plot
+
 Rows = Sequence[dict[str, Any]]
 
 
@@ -98,8 +100,8 @@ def plot(path: Path, rows: Rows) -> None:
         some = [row for row in rows if row["temperature"] == temperature]
         _speedups(axes[0], some, styles)
         _positions(axes[1], some, styles)
-        axes[0].set_title(f"Speed-up over the same server without speculation, temperature {temperature:g}")
-        axes[1].set_title(f"Acceptance by position, temperature {temperature:g}, {_fewest(some)} client(s)")
+        axes[0].set_title(f"Speed-up, temperature {temperature:g}")
+        axes[1].set_title(f"Acceptance by position, temperature {temperature:g}, clients: {_fewest(some)}")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +144,7 @@ def _speedups(axes: Any, rows: Rows, styles: dict[str, dict[str, Any]]) -> None:
         axes.fill_between(xs, low, high, color=styles[label]["color"], alpha=0.1, linewidth=0)
     axes.axhline(1.0, color="black", linewidth=0.8)
     ticks = sorted({row["concurrency"] for row in rows})
-    axes.set(xlabel="clients", ylabel="output tok/s with / without", xscale="log", ylim=(0, None))
+    axes.set(xlabel="clients", ylabel="output tok/s, against the server without", xscale="log", ylim=(0, None))
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
@@ -151,7 +153,8 @@ def _speedups(axes: Any, rows: Rows, styles: dict[str, dict[str, Any]]) -> None:
 def _positions(axes: Any, rows: Rows, styles: dict[str, dict[str, Any]]) -> None:
     most = 1
     for row in rows:
-        values = row["acceptance"]["conditional"]
+        got = row["acceptance"]
+        values = [x for x, num in zip(got["conditional"], got["reached"], strict=True) if num >= _LEAST_TRIED]
         if row["concurrency"] == _fewest(rows) and values:
             axes.plot(range(1, len(values) + 1), values, **styles[_label(row)])
             most = max(most, len(values))
