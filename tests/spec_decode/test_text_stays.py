@@ -1,7 +1,6 @@
 """The text with speculation is the text without: real scheduler shell, real runner; every method, depth and timing."""
 
 import random
-from typing import Any
 
 import anyio
 import pytest
@@ -9,6 +8,7 @@ import torch
 from naive import Generated, judge
 from outside import chaos_speculator
 from random_params import some_params
+from repeating_model import VOCAB, Loop
 from simulation import simulate
 from spec_engine import Engine, config
 from toy_model import ToyModel
@@ -18,28 +18,9 @@ from paceline.engine.config import Speculation
 from paceline.engine.core.plan import Drafts
 from paceline.engine.types import SamplingParams, SpeculationControl, SpeculationStats
 
-VOCAB = 97
 CHAOS = "outside.chaos_speculator"
 LONG = SamplingParams(max_tokens=40, temperature=0.0)  # three of these do not fit into 14 blocks
 Work = dict[str, tuple[list[int], SamplingParams]]
-
-
-class Loop(ToyModel):
-    """A toy model whose text often repeats itself, as code does: what followed a token is likely to follow it again."""
-
-    def __init__(self, vocab_size: int = VOCAB, seed: int = 0) -> None:
-        super().__init__(vocab_size, seed)
-        self._after = torch.randperm(vocab_size, generator=torch.Generator().manual_seed(seed + 1))
-
-    def forward(self, batch: Any, kv: Any) -> torch.Tensor:
-        hidden = super().forward(batch, kv)
-        return torch.cat([hidden, batch.token_ids.float()[:, None]], 1)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = super().logits(hidden[:, :-1])
-        follows = self._after[hidden[:, -1].long()] % 11
-        logits[torch.arange(len(logits)), follows] += 14
-        return logits
 
 
 def some_work(rng: random.Random, num: int, kind: str) -> Work:
