@@ -1,8 +1,9 @@
 """The scheduler actor: a thin shell around ``engine.core.scheduler``. It owns the clock, the inbox and the open plans.
 
 Messages change the core at once; planning waits until the inbox is empty, so that requests that arrive together are
-planned together. Plans go to the target before outputs go to the tokenizer, because the device must not wait for text.
-Outputs that the tokenizer has no room for are kept, and no further plan is made until they are gone.
+planned together. But a result is followed by the next plan without a turn of the event loop between, and outputs are
+counted and sent behind it: the device must not wait for text. Outputs that the tokenizer has no room for are kept, and
+no further plan is made until they are gone.
 
 Speculation, where it is configured, is asked before each plan what it has to offer; all it knows is in ``Proposer``.
 
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 WAIT_FOR_TARGET_S = 60.0
 """How long live requests wait for a lost target before they end with an error."""
+_CHAIN_RULES = ("token", "block")
+"""Rules that verify chains; of a tree they are given the chain of first children."""
 _RETRY_S = 0.005
 _IDLE_CHECK_S = 10.0
 
@@ -80,7 +83,8 @@ class SchedulerActor(Actor):
         """One message of the inbox; what it leads to is planned and sent by ``serve``."""
         match message:
             case StepResult():
-                self._apply(message)
+                self._answered(message)
+                return
             case Add() if self.core is not None:
                 self._add(self.core, sender, message, anyio.current_time())
             case Add():
@@ -164,9 +168,18 @@ class SchedulerActor(Actor):
             for output in self.core.abort(request_id):
                 self._book(output)  # who aborts expects no answer
 
-    def _apply(self, result: StepResult) -> None:
+    def _answered(self, result: StepResult) -> None:
+        """Commit a step, and plan the next at once."""
+        outputs = self._apply(result)
+        self._plan()
+        self._give(outputs)
+        if not self._flush() or self._timeout_s() is not None:
+            self._wake.set()  # ``serve`` has to wake by itself
+        self._watch_idle()
+
+    def _apply(self, result: StepResult) -> list[RequestOutput]:
         if self.core is None or not self._open or self._open[0].step != result.step:
-            return  # of a plan that was voided
+            return []  # of a plan that was voided
         plan = self._open.pop(0)
         self._sample("step_time", result.elapsed_s)
         outputs = self.core.apply(plan, result)
@@ -174,12 +187,13 @@ class SchedulerActor(Actor):
             self._head.land(result.drafts)
         if self._proposer is not None:
             self._proposer.applied(plan, result, outputs)
-        self._give(outputs)
+        return outputs
 
     def _offer(self, core: Scheduler, drafts: Drafts) -> None:
-        left = core.offer(drafts)
-        if self._proposer is not None:
-            self._proposer.landed(drafts, left)
+        if self._proposer is None:
+            return
+        drafts = self._proposer.trimmed(drafts)
+        self._proposer.landed(drafts, core.offer(drafts))
 
     # --- the target comes and goes ------------------------------------------------------------------------------------
 
@@ -199,6 +213,7 @@ class SchedulerActor(Actor):
             vocab_size=hello.logits_width,
             **{name: getattr(self.setup.config.scheduler, name) for name in _POLICIES},
             enable_prefix_caching=self.setup.config.cache.enable_prefix_caching,
+            draft_trees=self.setup.config.speculation.rule not in _CHAIN_RULES,
         )
         if self.core is not None and self.core.config != sizes:
             self._fail_all("the target model came back with other sizes; send the request again")
@@ -296,7 +311,10 @@ class SchedulerActor(Actor):
     def _next_plan(self, core: Scheduler, now_s: float) -> StepPlan | None:
         if self._proposer is None:
             return core.schedule(now_s)
-        for drafts in self._proposer.propose():
+        proposals = self._proposer.propose()
+        if self._head is not None:
+            proposals += self._head.left({drafts.request_id for drafts in proposals})
+        for drafts in proposals:
             self._offer(core, drafts)
         if self._drafter is not None and self._drafter.wait_s() and not core.has_prompts:
             return None  # drafts are on their way; a prompt would not wait for them
@@ -377,7 +395,9 @@ class SchedulerActor(Actor):
         samples, self._samples = self._samples, {}
         if self._proposer is not None:
             most = self.setup.config.speculation.max_draft_tokens
-            values |= speculation.counts(core, most) | self._proposer.tally.values
+            values |= speculation.counts(core, most) | self._proposer.tally.values | self._proposer.method_stats()
+            if self._drafter is not None:
+                values["spec_disabled_state/drafter"] = float(not self._drafter.is_up)
             samples |= self._proposer.tally.take_samples()
         return Stats(self.name, self.epoch, values | self._counts, samples)
 

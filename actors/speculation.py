@@ -9,8 +9,9 @@ from ..engine.config import Config, method_config
 from ..engine.core.limits import CoreConfig
 from ..engine.core.stats import CoreStats
 from ..engine.errors import ConfigError
-from ..spec_decode.adapt import Fixed, Goodput, Policy, Table
+from ..spec_decode.adapt import Fixed, Policy, Table
 from ..spec_decode.base import Context
+from ..spec_decode.goodput import Goodput
 from ..spec_decode.live import Method
 from ..spec_decode.proposer import Proposer
 from ..spec_decode.speculators import draft_model

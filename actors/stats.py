@@ -111,6 +111,9 @@ METRICS: dict[str, MetricKind] = {
     "spec_stale_drafts": _spec("paceline_spec_stale_drafts", "Drafts dropped unverified.", "reason"),
     "spec_ahead_hits": _spec("paceline_spec_ahead_hits", "Drafts made ahead of a result that it confirmed."),
     "spec_ahead_misses": _spec("paceline_spec_ahead_misses", "Drafts made ahead of a result that it refuted."),
+    "spec_jit": _spec("paceline_spec_jit", "Steps that waited for drafts of a method that works ahead."),
+    "spec_method": _spec(
+        "paceline_spec_method", "What a method counts of itself.", "method", "count", kind="gauge"),
     "spec_faults": _spec("paceline_spec_faults", "Proposals against the rules, and failures.", "method"),
     "spec_disabled_state": _spec(
         "paceline_spec_disabled_state", "Not 0 while speculation rests.", "reason", kind="gauge"),

@@ -15,13 +15,30 @@ class Method(NamedTuple):
     speculator: Speculator
 
 
+class Wait:
+    """How long steps wait for one method. Seconds on the proposer's clock."""
+
+    __slots__ = ("asked_s", "expected_s", "landed_s", "share")
+
+    def __init__(self) -> None:
+        self.asked_s = self.landed_s = -1.0
+        self.expected_s = 0.0
+        self.share = 1.0
+        """Of what drafting takes, how much a step waits for: all of it, unless drafts are made ahead."""
+
+    def begin(self, now_s: float, expected_s: float) -> None:
+        """Drafts are asked for now, and should take so long."""
+        self.asked_s = now_s
+        self.expected_s = expected_s
+
+
 class Live:
     """An open request. ``length`` counts committed tokens."""
 
     __slots__ = (
         "ahead", "always_report", "confidence", "epoch", "has_begun", "in_flight", "length", "methods", "most",
-        "num_left", "params", "pending", "prediction", "prompt", "rates", "request_id", "salt", "source", "started",
-        "tally", "verifying", "waiting",
+        "num_idle", "num_left", "params", "pending", "prediction", "prompt", "rates", "request_id", "salt",
+        "source", "started", "tally", "verifying", "waiting",
     )  # fmt: skip
 
     def __init__(self, request_id: RequestId, prompt: list[int], params: SamplingParams, num_left: int) -> None:
@@ -33,6 +50,8 @@ class Live:
         self.prediction: list[int] = []
         self.num_left = num_left
         """Output tokens still allowed."""
+        self.num_idle = 0
+        """Steps since a slow method was asked for it."""
         self.length = len(prompt)
         self.epoch = 0
         self.methods: list[Method] = []

@@ -20,13 +20,15 @@ Nobody else writes here; the core never hears of methods, and the text does not 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
+
+import msgspec
 
 from ..engine.core.plan import Drafts, RequestOutput, StepPlan, StepResult
 from ..engine.types import RequestId, SamplingParams, SpeculationControl, SpeculationStats
-from .adapt import NONE, Depths, Load, Offer, Policy
+from .adapt import NONE, Depths, Load, Offer, Policy, Wish
 from .base import Outcome, ProposeReq, Speculator, StepBudget
-from .live import Live, Method
+from .live import Live, Method, Wait
 from .rates import MethodRates, RequestRates
 from .step_costs import StepCosts
 from .tally import RequestTally, Tally
@@ -34,15 +36,26 @@ from .tally import RequestTally, Tally
 log = logging.getLogger(__name__)
 
 _OVERHEAD_WEIGHT = 0.05
+_FIRST_OVERHEAD_S = 0.001
+"""Taken for lost between two steps until it was measured."""
 _MOST_OVERHEAD_S = 0.02
 """A longer pause between two steps is not ours: nothing was to do."""
+_SLOW_S = 0.0005
+"""A method that takes this long for one draft is asked only for drafts that pay for the wait."""
+_SHARE_WEIGHT = 0.05
 
 
 _T = TypeVar("_T")
+Trim: TypeAlias = Callable[[Drafts], Drafts]
 
 
 class Proposer:
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    ``trim`` is where structured output joins: asked about all drafts before the core gets them, it may shorten them to
+    what a grammar allows. Drafts that come with the law they were drawn from never get there: under the rules that need
+    it, dropping a draft for what it is would change the text's law, so the grammar masks that law before the draw.
+    """
 
     def __init__(
         self,
@@ -69,7 +82,9 @@ class Proposer:
         self._sent_s = 0.0
         self._turn_s = 0.0
         self._was_alone = False
-        self._overhead_s = 0.0
+        self._overhead_s = _FIRST_OVERHEAD_S
+        self._waits = {method.name: Wait() for method in methods}
+        self.trim: Trim | None = None
         self.tally = Tally([method.name for method in methods], max_draft_tokens)
 
     # --- requests come and go -----------------------------------------------------------------------------------------
@@ -124,9 +139,7 @@ class Proposer:
 
     def _close(self, live: Live) -> None:
         del self._live[live.request_id]
-        self._ready.pop(live.request_id, None)
-        self._offering.pop(live.request_id, None)
-        self._num_started -= live.started
+        self._retire(live)
         if live.has_begun:
             self._observe([live])
             for method in live.methods:
@@ -143,7 +156,7 @@ class Proposer:
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def applied(self, plan: StepPlan, result: StepResult, outputs: Sequence[RequestOutput]) -> None:
-        """``core.apply`` gave ``outputs``, in the order of the plan's rows. Those that end stay until ``close``."""
+        """``core.apply`` gave ``outputs``, in the order of the plan's rows. Those that end stay until ``report``."""
         self._applied_s = self._clock()
         self._learn(plan, result)
         left = iter(outputs)
@@ -161,6 +174,15 @@ class Proposer:
                 if live.verifying is not None and row.draft_ids and row_result.error is None:
                     self._verified(live, live.verifying, len(row.draft_ids), row_result.num_accepted)
                 self._commit(live, row.epoch, answered.token_ids)
+                if answered.finish_reason is not None:
+                    self._retire(live)
+
+    def _retire(self, live: Live) -> None:
+        """It has ended: nothing is proposed for it any more."""
+        self._num_started -= live.started
+        live.started = False
+        self._ready.pop(live.request_id, None)
+        self._offering.pop(live.request_id, None)
 
     def _verified(
         self, live: Live, of: tuple[RequestRates, str, list[float] | None], num_drafts: int, num_accepted: int
@@ -224,44 +246,85 @@ class Proposer:
             for method in list(self._methods):
                 batch = batches.get(method.name)
                 if batch:
-                    answers += self._ask(method, batch)
+                    answers += self._ask(method, batch, answers)
             found = {drafts.request_id for drafts in answers}
             place += 1
             asked = [live for live in asked if live.request_id not in found and place < len(live.methods)]
         return answers
 
-    def _ask(self, method: Method, batch: list[Live]) -> list[Drafts]:
+    def _ask(self, method: Method, batch: list[Live], answers: Sequence[Drafts]) -> list[Drafts]:
+        """``answers`` are those of the methods before it, to other requests."""
         began_s = self._clock()
+        depths = {live.request_id: min(live.most, live.num_left - 1) for live in batch}
+        if self._guard(method, lambda s: s.cost(1, 1), 0.0) >= _SLOW_S:
+            depths = self._worth_asking(method, batch, depths, answers, began_s)
         asks = [
             ProposeReq(
                 live.request_id,
                 live.epoch,
                 live.length,
                 [],
-                min(live.most, live.num_left - 1),
+                depths[live.request_id],
                 live.params.temperature,
                 live.params.seed,
             )
             for live in batch
+            if live.request_id in depths
         ]
+        if not asks:
+            return []
         budget = StepBudget(self._most * len(asks), self._most)
         proposed = self._guard(method, lambda s: s.propose(asks, budget), [])
         self.tally.sample(f"spec_propose/{method.name}", self._clock() - began_s)
-        answers: list[Drafts] = []
+        found: list[Drafts] = []
         for drafts in proposed:
             live = self._live.get(drafts.request_id)
             if live is None or (drafts.epoch, drafts.base_len) != (live.epoch, live.length):
                 self.tally.add(f"spec_faults/{method.name}")
             elif drafts.token_ids:
-                stamp = (drafts.request_id, drafts.epoch, drafts.base_len)
-                answers.append(Drafts(*stamp, drafts.token_ids, drafts.parents, method.name, drafts.confidence))
-        return answers
+                found.append(msgspec.structs.replace(drafts, source=method.name))
+        return found
+
+    def _worth_asking(
+        self, method: Method, batch: list[Live], most: Depths, answers: Sequence[Drafts], now_s: float
+    ) -> Depths:
+        """Whom to ask a slow method for, and for how many drafts."""
+        wait = self._waits[method.name]
+
+        def cost(num_requests: int, depth: int) -> float:
+            return method.speculator.cost(num_requests, depth) * wait.share
+
+        wishes = [
+            Wish(
+                live.request_id,
+                self._rates_of(live, method.name).survival(most[live.request_id]),
+                live.num_idle,
+            )
+            for live in batch
+        ]
+        given = [(self._live[drafts.request_id], drafts.source, len(drafts.token_ids)) for drafts in answers]
+        named = {drafts.request_id for drafts in answers}.union(most)
+        given += [(w, w.source, len(w.waiting)) for w in self._offering.values() if w.request_id not in named]
+        offers = [Offer(w.request_id, self._rates_of(w, source).survival(num)) for w, source, num in given]
+        depths = self._guard(method, lambda _: self._policy.ask(wishes, offers, self._load(), cost), NONE)
+        for live in batch:
+            live.num_idle = 0 if live.request_id in depths else live.num_idle + 1
+        if depths:
+            wait.begin(now_s, cost(len(depths), max(depths.values())) / max(wait.share, 1e-9))
+        self.tally.values[f"spec_disabled_state/{method.name}_cost"] = float(not depths)
+        return depths
+
+    def trimmed(self, drafts: Drafts) -> Drafts:
+        """``drafts`` as the core may have them: see ``trim``."""
+        return drafts if self.trim is None or drafts.draft_q is not None else self.trim(drafts)
 
     def landed(self, drafts: Drafts, left: list[int]) -> None:
         """The core was offered ``drafts`` and keeps ``left`` of them behind what is committed; [] = none."""
         live = self._live.get(drafts.request_id)
         if live is None or not live.most:
             return
+        if (wait := self._waits.get(drafts.source)) is not None:
+            wait.landed_s = self._clock()
         if not left:
             if live.tally is not None and drafts.token_ids:
                 live.tally.num_stale += 1
@@ -278,11 +341,13 @@ class Proposer:
         if not self._offering:
             return NONE
         offers = [
-            Offer(live.request_id, self._rates_of(live).survival(len(live.waiting), live.confidence))
+            Offer(live.request_id, self._rates_of(live, live.source).survival(len(live.waiting), live.confidence))
             for live in self._offering.values()
         ]
-        load = Load(self._num_started, self._num_prompt_rows, self._overhead_s)
-        return self._policy.choose(offers, load)
+        return self._policy.choose(offers, self._load())
+
+    def _load(self) -> Load:
+        return Load(self._num_started, self._num_prompt_rows, self._overhead_s)
 
     def waits(self, depths: Depths) -> bool:
         """Must the unanswered plan be answered before another is made?"""
@@ -301,7 +366,7 @@ class Proposer:
             live.in_flight += 1
             if row.draft_ids:
                 num_taken += len(row.draft_ids)
-                live.verifying = self._rates_of(live), live.source, live.confidence
+                live.verifying = self._rates_of(live, live.source), live.source, live.confidence
                 self._drop(live)
         self._num_prompt_rows = num_prompt_rows
         self._was_alone = not self._num_open
@@ -310,9 +375,24 @@ class Proposer:
             self._num_verifying += 1
             self.tally.sample("spec_k_chosen", num_taken / max(1, self._num_started))
             self._turn_s = now_s - self._applied_s
+        self._end_waits(now_s)
         self._sent_s = now_s
         self._policy.stepped(num_offers, num_taken)
         self.tally.values["spec_disabled_state/policy"] = float(not self._policy.wants_drafts)
+
+    def _end_waits(self, now_s: float) -> None:
+        """Waiting for drafts is no overhead: it was counted before they were asked for."""
+        for method in self._methods:
+            wait = self._waits[method.name]
+            if wait.asked_s < self._applied_s:
+                continue
+            waited_s = max(0.0, (wait.landed_s if wait.landed_s >= wait.asked_s else now_s) - wait.asked_s)
+            self._turn_s -= waited_s
+            if method.speculator.caps.draft_ahead and wait.expected_s > 0 and not self._num_prompt_rows:
+                wait.share += (min(waited_s / wait.expected_s, 1.0) - wait.share) * _SHARE_WEIGHT
+                if waited_s > _SLOW_S:
+                    self.tally.add("spec_jit")
+            wait.asked_s = -1.0
 
     # --- what steps teach ---------------------------------------------------------------------------------------------
 
@@ -321,7 +401,7 @@ class Proposer:
         self._num_open = max(0, self._num_open - 1)
         if any(row.draft_ids for row in plan.rows):
             self._num_verifying = max(0, self._num_verifying - 1)
-            lost_s = self._turn_s + self._applied_s - self._sent_s - result.elapsed_s
+            lost_s = self._turn_s + self._applied_s - self._sent_s - result.elapsed_s - result.drafting_s
             if self._was_alone and 0 < lost_s < _MOST_OVERHEAD_S:
                 self.tally.sample("spec_step_overhead", lost_s)
                 self._overhead_s += (lost_s - self._overhead_s) * _OVERHEAD_WEIGHT
@@ -361,12 +441,20 @@ class Proposer:
             if batch:
                 self._guard(method, lambda s, batch=batch: s.observe(batch), None)
 
-    def _rates_of(self, live: Live) -> RequestRates:
-        rates = live.rates.get(live.source)
+    def _rates_of(self, live: Live, method: str) -> RequestRates:
+        rates = live.rates.get(method)
         if rates is None:
-            means = self._rates.setdefault(live.source, MethodRates(self._most))
-            rates = live.rates[live.source] = RequestRates(means, live.most)
+            means = self._rates.setdefault(method, MethodRates(self._most))
+            rates = live.rates[method] = RequestRates(means, live.most)
         return rates
+
+    def method_stats(self) -> dict[str, float]:
+        """What the methods count themselves, under the names of ``actors.stats``."""
+        values: dict[str, float] = {}
+        for method in list(self._methods):
+            for name, num in self._guard(method, lambda s: s.stats(), {}).items():
+                values[f"spec_method/{method.name}/{name}"] = num
+        return values
 
     def _guard(self, method: Method, call: Callable[[Speculator], _T], instead: _T) -> _T:
         """A method that fails is used no more; requests go on without it."""

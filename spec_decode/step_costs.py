@@ -1,8 +1,9 @@
 """What a step costs by its number of rows: a table measured at start, corrected by every real step. No torch, no clock.
 
 Between the measured widths cost is linear, behind the last one it goes on with the last slope. Corrections are in
-ratios: a common factor follows quickly what all steps share (contexts grow, another process takes a core), the two
-neighbouring widths follow slowly what is theirs.
+ratios. The two neighbouring widths take most of one, a common factor the rest: it stands for what all steps share
+(contexts grow, another process takes a core), but a width that is in use all the time must not drag the others along.
+One that was not seen for long learns faster, because what it knows is old.
 """
 
 from bisect import bisect_right
@@ -11,8 +12,10 @@ from collections.abc import Sequence
 _UNKNOWN: tuple[tuple[int, float], ...] = ((1, 1.0), (64, 4.0))
 """The shape assumed where nothing was measured: a further row costs a twentieth of a step. Its unit comes with the
 first real step."""
-_COMMON, _OWN = 0.1, 0.02
-_MOST_RATIO = 2.0
+_COMMON, _OWN, _OWN_OLD = 0.03, 0.15, 0.4
+_OLD = 64  # steps
+_MOST_RATIO = 1.5
+"""A step that took longer still was disturbed; what really changed shows again."""
 
 
 class StepCosts:
@@ -26,6 +29,8 @@ class StepCosts:
         for _, seconds in measured or _UNKNOWN:
             self._seconds.append(max(seconds, 1e-9, *self._seconds[-1:]))
         self._factor = 1.0
+        self._num_seen = 0
+        self._last_seen = [0] * len(self._rows)
 
     def span(self, first: int, num: int) -> list[float]:
         """Seconds of a step of ``first``, ``first + 1``, ... ``first + num`` rows."""
@@ -58,12 +63,24 @@ class StepCosts:
             return
         ratio = min(max(ratio, 1 / _MOST_RATIO), _MOST_RATIO)
         self._factor *= ratio**_COMMON
-        rows, seconds = self._rows, self._seconds
+        self._num_seen += 1
+        rows = self._rows
         right = min(max(bisect_right(rows, num_rows), 1), len(rows) - 1)
         if right < 1:
+            self._correct(0, ratio**_OWN)
             return
         share = min(max((num_rows - rows[right - 1]) / (rows[right] - rows[right - 1]), 0.0), 1.0)
         for place, weight in ((right - 1, 1.0 - share), (right, share)):
-            least = seconds[place - 1] if place else 0.0
-            most = seconds[place + 1] if place + 1 < len(seconds) else float("inf")
-            seconds[place] = min(max(seconds[place] * ratio ** (_OWN * weight), least), most)
+            if weight:
+                is_old = self._num_seen - self._last_seen[place] > _OLD
+                self._correct(place, ratio ** (weight * (_OWN_OLD if is_old else _OWN)))
+
+    def _correct(self, place: int, ratio: float) -> None:
+        """Of one width; those that would then cost more with fewer rows follow it."""
+        self._last_seen[place] = self._num_seen
+        seconds = self._seconds
+        told = seconds[place] = seconds[place] * ratio
+        for other in range(place):
+            seconds[other] = min(seconds[other], told)
+        for other in range(place + 1, len(seconds)):
+            seconds[other] = max(seconds[other], told)

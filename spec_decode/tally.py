@@ -52,7 +52,7 @@ class Tally:
         names = ("spec_drafts", "spec_draft_tokens", "spec_accepted_tokens", "spec_faults")
         self.values: dict[str, float] = {f"{name}/{method}": 0 for name in names for method in methods}
         self.values |= {f"spec_accepted_per_pos/{m}/{j}": 0 for m in methods for j in range(max_draft_tokens)}
-        self.values |= {"spec_ahead_hits": 0, "spec_ahead_misses": 0, "spec_disabled_state/policy": 0}
+        self.values |= {"spec_ahead_hits": 0, "spec_ahead_misses": 0, "spec_jit": 0, "spec_disabled_state/policy": 0}
         self._samples: dict[str, list[float]] = {}
 
     def add(self, key: str, num: float = 1) -> None:

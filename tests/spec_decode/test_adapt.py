@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from paceline.spec_decode.adapt import Fixed, Goodput, Load, Offer, Table
+from paceline.spec_decode.adapt import Fixed, Load, Offer, Table
+from paceline.spec_decode.goodput import Goodput
 from paceline.spec_decode.rates import MethodRates, RequestRates
 from paceline.spec_decode.step_costs import StepCosts
 

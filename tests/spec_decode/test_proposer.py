@@ -17,8 +17,9 @@ from paceline.actors.messages import Add, Refused
 from paceline.engine.config import Speculation
 from paceline.engine.core.plan import RequestOutput, Row, RowResult, StepPlan, StepResult
 from paceline.engine.types import SamplingParams, SpeculationControl, SpeculationStats
-from paceline.spec_decode.adapt import Fixed, Goodput, Policy
+from paceline.spec_decode.adapt import Fixed, Policy
 from paceline.spec_decode.base import Context
+from paceline.spec_decode.goodput import Goodput
 from paceline.spec_decode.live import Method
 from paceline.spec_decode.proposer import Proposer
 from paceline.spec_decode.step_costs import StepCosts
