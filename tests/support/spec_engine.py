@@ -33,13 +33,15 @@ class RunnerTarget(FakeTarget):
     """A ``Runner`` in the target's place. ``model`` and sizes are set by ``Engine`` before the actor starts."""
 
     model: Any = None
+    make_observer: Any = staticmethod(lambda: None)
     block_size = 4
     step_s = 0.01
 
     async def start(self) -> None:
         await super().start()
         kv = allocate(self.model.config, self.num_blocks, self.block_size, torch.float32)
-        self.runner = Runner(self.model, kv, coupled.build())
+        self.observer = self.make_observer()
+        self.runner = Runner(self.model, kv, coupled.build(), observer=self.observer)
         self.num_steps = 0
 
     def hello(self) -> Hello:
@@ -71,9 +73,14 @@ class Engine(Simulation):
         faults: Any = None,
         drafter: Any = None,
         mischief: int | None = None,
+        make_observer: Any = lambda: None,
     ) -> None:
         super().__init__(faults, settings=settings)
-        target = type("Target", (RunnerTarget,), {"model": model or ToyModel(), "num_blocks": num_blocks})
+        target = type(
+            "Target",
+            (RunnerTarget,),
+            {"model": model or ToyModel(), "num_blocks": num_blocks, "make_observer": staticmethod(make_observer)},
+        )
         self.roles: dict[str, type[Actor]] = {"scheduler": SchedulerActor, "target": target}
         if drafter is not None:
             wrong = None if mischief is None else random.Random(mischief)
