@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..messages import Admitted, TextDelta, Tokenize
-from .anthropic_calls import CountBody, MessagesBody, chat_body, counted_body
+from .anthropic_calls import WORDS, CountBody, MessagesBody, chat_body, counted_body
 from .envelopes import anthropic
 from .errors import Problem
+from .facts import CallFacts
 from .gathered import AnswerHead, Gathered
 from .limits import BodyDecoder, check_content_type, read_body
 from .openai_calls import ignored_fields
@@ -20,6 +21,7 @@ from .parsed_call import Bounds, ParsedCall
 from .service import Service
 from .stream import EVENTS_TYPE, event
 from .tokenization import json_response
+from .wording import in_words_of
 
 
 class MessagesExchange:
@@ -99,12 +101,12 @@ class MessagesDialect:
         self._service = service
 
     def open(
-        self, body: MessagesBody, fields: dict[str, msgspec.Raw], bounds: Bounds, request_id: str | None,
-        head: AnswerHead,
-    ) -> MessagesExchange:  # fmt: skip
+        self, body: MessagesBody, fields: dict[str, msgspec.Raw], bounds: Bounds, facts: CallFacts, head: AnswerHead
+    ) -> MessagesExchange:
         """Check a body; see ``Dialect``."""
         self._service.check_model(body.model)
-        call = parse_chat(chat_body(body), {}, bounds, request_id)
+        with in_words_of(WORDS):
+            call = parse_chat(chat_body(body), {}, bounds, facts.given_id)
         return MessagesExchange(msgspec.structs.replace(call, ignored=ignored_fields(body, fields)), head)
 
 

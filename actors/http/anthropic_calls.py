@@ -33,6 +33,8 @@ class MessagesBody(CountBody, frozen=True, kw_only=True):
     metadata: dict[str, Any] | None = None
 
 
+WORDS = {"max_completion_tokens": "max_tokens", "stop": "stop_sequences"}
+"""Fields that have other names here."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 

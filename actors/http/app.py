@@ -25,6 +25,8 @@ from .ollama_models import OllamaModels
 from .ollama_pull import Pull
 from .openai import ChatDialect, CompletionsDialect
 from .plain import PlainRoutes
+from .responses import ResponsesDialect, StoredResponses
+from .responses_store import ResponseStore
 from .service import Service
 from .tokenization import TokenRoutes
 
@@ -39,6 +41,8 @@ def build_app(service: Service) -> ASGIApp:
     """All that the port answers."""
     access = Access(service.config.server)
     plain, tokens, ollama = PlainRoutes(service, access), TokenRoutes(service), OllamaModels(service)
+    responses = ResponseStore()
+    stored = StoredResponses(responses)
     routes = [
         Route("/v1/completions", Generation(service, CompletionsDialect(service)), methods=["POST"]),
         Route("/v1/chat/completions", Generation(service, ChatDialect(service)), methods=["POST"]),
@@ -56,6 +60,10 @@ def build_app(service: Service) -> ASGIApp:
         Route("/api/embeddings", ollama.embed, methods=["POST"]),
         Route("/v1/messages", Generation(service, MessagesDialect(service)), methods=["POST"]),
         Route("/v1/messages/count_tokens", CountTokens(service).count, methods=["POST"]),
+        Route("/v1/responses", Generation(service, ResponsesDialect(service, responses)), methods=["POST"]),
+        Route("/v1/responses/{id}", stored.one, methods=["GET", "DELETE"]),
+        Route("/v1/responses/{id}/input_items", stored.input_items, methods=["GET"]),
+        Route("/v1/responses/{id}/cancel", stored.cancel, methods=["POST"]),
         Route("/tokenize", tokens.tokenize, methods=["POST"]),
         Route("/detokenize", tokens.detokenize, methods=["POST"]),
         Route("/tokenizer_info", tokens.info, methods=["GET"]),

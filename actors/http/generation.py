@@ -81,7 +81,7 @@ class Dialect(Protocol):
         body: Any,
         fields: dict[str, msgspec.Raw],
         bounds: Bounds,
-        request_id: str | None,
+        facts: CallFacts,
         head: AnswerHead,
     ) -> Exchange | Told:
         """Check a decoded body.
@@ -109,7 +109,7 @@ class Generation:
         bounds = service.bounds()
         typed, fields = dialect.decoder.decode(body)
         head = AnswerHead(dialect.id_prefix, int(time.time()), service.model_name, service.fingerprint, began_s)
-        exchange = dialect.open(typed, fields, bounds, facts.given_id, head)
+        exchange = dialect.open(typed, fields, bounds, facts, head)
         if isinstance(exchange, Told):
             await send_json(send, 200, msgspec.json.encode(exchange.body), [])
             return

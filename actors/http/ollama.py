@@ -11,15 +11,17 @@ from ...engine.errors import InvalidRequestError
 from ..messages import Admitted, TextDelta
 from .envelopes import ollama
 from .errors import Problem, clean
+from .facts import CallFacts
 from .gathered import AnswerHead, Gathered
 from .generation import Told
 from .limits import BodyDecoder
-from .ollama_calls import parse_chat_body, parse_generate
+from .ollama_calls import WORDS, parse_chat_body, parse_generate
 from .ollama_fields import GenerateBody, OllamaBody, OllamaChatBody
 from .openai_answers import chat_logprobs
 from .parsed_call import Bounds, ParsedCall
 from .service import Service
 from .stream import LINES_TYPE
+from .wording import in_words_of
 
 _DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
 
@@ -114,14 +116,14 @@ class GenerateDialect(OllamaDialect):
     decoder = BodyDecoder(GenerateBody)
 
     def open(
-        self, body: GenerateBody, fields: dict[str, msgspec.Raw], bounds: Bounds, request_id: str | None,
-        head: AnswerHead,
-    ) -> OllamaExchange | Told:  # fmt: skip
+        self, body: GenerateBody, fields: dict[str, msgspec.Raw], bounds: Bounds, facts: CallFacts, head: AnswerHead
+    ) -> OllamaExchange | Told:
         """Check a body; see ``Dialect``."""
         head = self._check_model(body.model, head)
         if not body.prompt:
             return self._told(body, head, {"response": ""})
-        call = parse_generate(body, bounds, request_id, self._service.card.defaults)
+        with in_words_of(WORDS):
+            call = parse_generate(body, bounds, facts.given_id, self._service.card.defaults)
         return OllamaExchange(call, head, is_chat=False)
 
 
@@ -131,14 +133,14 @@ class OllamaChatDialect(OllamaDialect):
     decoder = BodyDecoder(OllamaChatBody)
 
     def open(
-        self, body: OllamaChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, request_id: str | None,
-        head: AnswerHead,
-    ) -> OllamaExchange | Told:  # fmt: skip
+        self, body: OllamaChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, facts: CallFacts, head: AnswerHead
+    ) -> OllamaExchange | Told:
         """Check a body; see ``Dialect``."""
         head = self._check_model(body.model, head)
         if not body.messages:
             return self._told(body, head, {"message": {"role": "assistant", "content": ""}})
-        call = parse_chat_body(body, bounds, request_id, self._service.card.defaults)
+        with in_words_of(WORDS):
+            call = parse_chat_body(body, bounds, facts.given_id, self._service.card.defaults)
         return OllamaExchange(call, head, is_chat=True)
 
 

@@ -12,6 +12,12 @@ from .openai_chat_calls import parse_chat
 from .openai_fields import ChatBody, CompletionBody
 from .parsed_call import Bounds, ParsedCall
 
+WORDS = {name: f"options.{name}" for name in Options.__struct_fields__} | {
+    "repetition_penalty": "options.repeat_penalty",
+    "max_tokens": "options.num_predict",
+    "response_format": "format",
+}
+"""Fields that have other names here."""
 _SAMPLING = ("temperature", "top_k", "top_p")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from ..messages import Admitted
+from .facts import CallFacts
 from .gathered import AnswerHead, Gathered
 from .limits import BodyDecoder
 from .openai_answers import chat_answer, completion_answer
@@ -54,11 +55,11 @@ class CompletionsDialect:
         self._service = service
 
     def open(
-        self, body: Body, fields: dict[str, msgspec.Raw], bounds: Bounds, request_id: str | None, head: AnswerHead
+        self, body: Body, fields: dict[str, msgspec.Raw], bounds: Bounds, facts: CallFacts, head: AnswerHead
     ) -> OpenAIExchange:
         """Check a body; see ``Dialect``."""
         self._service.check_model(body.model)
-        return OpenAIExchange(self.parse(body, fields, bounds, request_id), head, self.answer, self.chunks)
+        return OpenAIExchange(self.parse(body, fields, bounds, facts.given_id), head, self.answer, self.chunks)
 
 
 class ChatDialect(CompletionsDialect):

@@ -124,7 +124,7 @@ async def test_a_begun_answer_is_continued() -> None:
     ("fields", "status", "kind", "words"),
     [
         ({"max_tokens": None}, 400, "invalid_request_error", "max_tokens is missing"),
-        ({"max_tokens": 0}, 400, "invalid_request_error", "max_completion_tokens is 0"),
+        ({"max_tokens": 0}, 400, "invalid_request_error", "max_tokens is 0"),
         ({"messages": []}, 400, "invalid_request_error", "messages is missing"),
         ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_request_error", "messages.0.role"),
         ({"messages": [7]}, 400, "invalid_request_error", "messages.0.role"),
