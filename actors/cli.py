@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 from .flags import ENGINE_FLAGS, SERVER_FLAGS, UsageError, add_config_flags, add_foreign_flags
+from .speculative_flags import add_speculative_flags
 
 _MODEL_HELP = "library name, org/repo, folder or .gguf file (smollm2:135m)"
 
@@ -36,6 +37,7 @@ def _serve(parser: argparse.ArgumentParser, everything: bool) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL_HELP)
     parser.add_argument("--model", dest="model_flag", metavar="MODEL", help=argparse.SUPPRESS)
     add_config_flags(parser, SERVER_FLAGS + ENGINE_FLAGS, everything=everything)
+    add_speculative_flags(parser, everything=everything)
     _add_model_options(parser, everything)
     add_foreign_flags(parser)
 
@@ -53,6 +55,7 @@ def _run(parser: argparse.ArgumentParser, everything: bool) -> None:
         parser.add_argument(name, type=kind, metavar="N", help=hidden)
     parser.add_argument("--stop", action="append", metavar="TEXT", help=hidden)
     add_config_flags(parser, ENGINE_FLAGS, everything=everything)
+    add_speculative_flags(parser, everything=everything)
     _add_model_options(parser, everything)
 
 

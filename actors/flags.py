@@ -56,10 +56,6 @@ NOTED_VALUES = {
     "--swap-space": "preempted requests are recomputed, nothing is swapped",
     "--tool-call-parser": "tool calls are not parsed in this version",
     "--reasoning-parser": "reasoning is not parsed in this version",
-    "--speculative-config": "speculation is not part of this version",
-    "--spec-model": "speculation is not part of this version",
-    "--spec-tokens": "speculation is not part of this version",
-    "--spec-method": "speculation is not part of this version",
     "--otlp-traces-endpoint": "traces are not sent in this version",
     "--distributed-executor-backend": "processes are always our own actors",
 }

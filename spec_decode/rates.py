@@ -6,7 +6,7 @@ that had been seen 16 times; a method's mean at a position is drawn to its mean 
 
 from collections.abc import Sequence
 
-_WEIGHT = 0.3  # of a request's newest observation
+_WEIGHT = 0.1  # least, of a request's newest observation: more would follow chance, and slots would go to the lucky
 _PRIOR = 16.0  # observations that the mean is worth
 _MOST_OWN = 32  # observations of its own that a request is credited with: the moving mean remembers no more
 _FORGET = 1024.0
@@ -66,7 +66,7 @@ class RequestRates:
         """A step verified ``num_drafts`` and accepted the first ``num_accepted``."""
         for j in range(min(num_accepted + 1, num_drafts, len(self._num))):
             hit = float(j < num_accepted)
-            self._own[j] += (hit - self._own[j]) * (_WEIGHT if self._num[j] else 1.0)
+            self._own[j] += (hit - self._own[j]) * max(_WEIGHT, 1.0 / (self._num[j] + 1))
             self._num[j] = min(self._num[j] + 1, _MOST_OWN)
         self._method.observe(num_drafts, num_accepted, confidence)
 
