@@ -4,7 +4,7 @@
 #pragma once
 #include <cstdint>
 
-#define PL_ABI 2
+#define PL_ABI 3
 
 enum PlPages : int64_t { PL_FP32 = 0, PL_BF16 = 1 };
 
@@ -31,12 +31,17 @@ int64_t pl_store_kv(const float* k, const float* v, void* k_pages, void* v_pages
                     int64_t num_tokens, int64_t k_stride, int64_t v_stride, int64_t row_size, int64_t num_slots,
                     int64_t pages);
 
+// Copies slot sources[i] to targets[i], i rising, in each of the num_pages pages [num_slots, slot_bytes].
+int64_t pl_move_kv(const int64_t* pages, int64_t num_pages, const int32_t* sources, const int32_t* targets, int64_t num_moves,
+                   int64_t slot_bytes, int64_t num_slots);
+
 // x [T, 2 I], out [T, I].
 int64_t pl_silu_mul(const float* x, float* out, int64_t num_tokens, int64_t size);
 
-// q [T, q_heads, D] with q_stride between tokens; out [T, q_heads, D]; the rest as in ops.paged_attention.
+// q [T, q_heads, D] with q_stride between tokens; out [T, q_heads, D]; parents [T] or null; the rest as in
+// ops.paged_attention.
 int64_t pl_paged_attention(const float* q, const void* k_pages, const void* v_pages, const int32_t* block_tables,
-                           const int32_t* query_starts, const int32_t* context_lens, float* out, int64_t num_tokens,
+                           const int32_t* query_starts, const int32_t* context_lens, const int32_t* parents, float* out, int64_t num_tokens,
                            int64_t num_rows, int64_t q_heads, int64_t k_heads, int64_t head_size, int64_t q_stride, int64_t block_size,
                            int64_t num_blocks, int64_t max_blocks, int64_t window, int64_t pages, float scale,
                            float soft_cap);

@@ -4,6 +4,9 @@
 // Row-invariance: contexts are cut into blocks at fixed multiples of kSpan slots, each token goes through its own blocks in
 // order with the same operations whatever its task-mates are, and slots that it does not see contribute exact zeros or
 // nothing. So neither chunking, batch, block table nor threads reach its bits.
+//
+// A tree's tokens share the slots before its first fork; these are read for all of them at once. The span with that fork and
+// those behind it are gathered for each token along its own path, so that each sum meets its terms as in a chain.
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -25,6 +28,7 @@ struct Attention {
     const int32_t* block_tables;
     const int32_t* query_starts;
     const int32_t* context_lens;
+    const int32_t* parents;  // null: no row is a tree
     float* out;
     int64_t q_heads, k_heads, head_size, q_stride, block_size, max_blocks, window, pages;
     float scale, soft_cap;
@@ -32,6 +36,7 @@ struct Attention {
 
 struct Task {
     int64_t row, token, count;  // tokens token..token+count-1 of the batch, all of this row
+    int64_t fork;               // slots before it are positions of every path of the row; no less than context_lens in a chain
 };
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -41,8 +46,23 @@ struct Sight {
     int64_t first, end;
 };
 
-Sight sight(const Attention& a, int64_t row, int64_t token) {
-    const int64_t end = a.context_lens[row] - (a.query_starts[row + 1] - token) + 1;
+int64_t slot_of(const Attention& a, int64_t row, int64_t token) {
+    return a.context_lens[row] - (a.query_starts[row + 1] - token);
+}
+
+// The first position at which paths of a row may differ.
+int64_t fork_of(const Attention& a, int64_t row) {
+    int64_t fork = a.context_lens[row];
+    if (a.parents == nullptr) return fork;
+    for (int64_t t = a.query_starts[row] + 1; t < a.query_starts[row + 1]; ++t)
+        if (a.parents[t] != t - 1 && slot_of(a, row, a.parents[t]) + 1 < fork) fork = slot_of(a, row, a.parents[t]) + 1;
+    return fork;
+}
+
+Sight sight(const Attention& a, int64_t row, int64_t token, int64_t fork) {
+    int64_t end = 1;
+    for (; slot_of(a, row, token) >= fork; token = a.parents[token]) ++end;
+    end += slot_of(a, row, token);
     return {a.window > 0 && end > a.window ? end - a.window : 0, end};
 }
 
@@ -59,7 +79,10 @@ int64_t first_bad_row(const Attention& a, int64_t num_tokens, int64_t num_rows, 
         if (count == 0) continue;
         if (count > length || round_up(length, a.block_size) / a.block_size > a.max_blocks) return 1 + r;
         const int32_t* table = a.block_tables + r * a.max_blocks;
-        for (int64_t b = sight(a, r, a.query_starts[r]).first / a.block_size; b * a.block_size < length; ++b)
+        if (a.parents != nullptr)
+            for (int64_t t = a.query_starts[r] + 1; t < a.query_starts[r + 1]; ++t)
+                if (a.parents[t] < a.query_starts[r] || a.parents[t] >= t) return 1 + r;
+        for (int64_t b = sight(a, r, a.query_starts[r], length).first / a.block_size; b * a.block_size < length; ++b)
             if (table[b] < 0 || table[b] >= num_blocks) return 1 + r;
     }
     return 0;
@@ -69,21 +92,22 @@ int64_t first_bad_row(const Attention& a, int64_t num_tokens, int64_t num_rows, 
 }  // namespace pl
 
 int64_t pl_paged_attention(const float* q, const void* k_pages, const void* v_pages, const int32_t* block_tables,
-                           const int32_t* query_starts, const int32_t* context_lens, float* out, int64_t num_tokens,
+                           const int32_t* query_starts, const int32_t* context_lens, const int32_t* parents, float* out, int64_t num_tokens,
                            int64_t num_rows, int64_t q_heads, int64_t k_heads, int64_t head_size, int64_t q_stride, int64_t block_size,
                            int64_t num_blocks, int64_t max_blocks, int64_t window, int64_t pages, float scale,
                            float soft_cap) {
     using namespace pl;
-    const Attention a{q, k_pages, v_pages, block_tables, query_starts, context_lens, out, q_heads, k_heads, head_size,
-                      q_stride, block_size, max_blocks, window, pages, scale, soft_cap};
+    const Attention a{q, k_pages, v_pages, block_tables, query_starts, context_lens, parents, out, q_heads, k_heads,
+                      head_size, q_stride, block_size, max_blocks, window, pages, scale, soft_cap};
     if (const int64_t bad = first_bad_row(a, num_tokens, num_rows, num_blocks)) return bad;
     static thread_local std::vector<Task> tasks;  // keeps its memory from call to call
     tasks.clear();
     const int64_t group = q_heads / k_heads, most = kQueries / group > 1 ? kQueries / group : 1;
     int64_t work = 0;
     for (int64_t r = 0; r < num_rows; ++r) {
+        const int64_t fork = fork_of(a, r);
         for (int64_t t = query_starts[r]; t < query_starts[r + 1]; t += most)
-            tasks.push_back({r, t, query_starts[r + 1] - t < most ? query_starts[r + 1] - t : most});
+            tasks.push_back({r, t, query_starts[r + 1] - t < most ? query_starts[r + 1] - t : most, fork});
         work += (query_starts[r + 1] - query_starts[r]) * context_lens[r];
     }
     const auto attend = PL_PICK(attend);

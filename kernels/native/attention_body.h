@@ -44,6 +44,21 @@ struct Rows {
 
     Rows() {}  // to be assigned
 
+    // The slots of positions base.., which lie where `path` says from position `fork` on.
+    Rows(const Attention& a, const Work& w, const Task& task, int64_t head, int64_t base, Sight seen, const int32_t* path) {
+        const int32_t* table = a.block_tables + task.row * a.max_blocks;
+        for (int64_t i = 0; i < kSpan; ++i) {
+            const int64_t position = base + i;
+            keys[i] = values[i] = reinterpret_cast<const T*>(w.zeros);
+            if (position < seen.first || position >= seen.end) continue;
+            const int64_t slot = position < task.fork ? position : path[position - task.fork];
+            const int64_t there = static_cast<int64_t>(table[slot / a.block_size]) * a.block_size + slot % a.block_size;
+            const int64_t at = (there * a.k_heads + head) * a.head_size;
+            keys[i] = static_cast<const T*>(a.k_pages) + at;
+            values[i] = static_cast<const T*>(a.v_pages) + at;
+        }
+    }
+
     Rows(const Attention& a, const Work& w, int64_t row, int64_t head, int64_t base, int64_t first, int64_t end) {
         const int32_t* table = a.block_tables + row * a.max_blocks;
         int64_t block = base / a.block_size, offset = base % a.block_size;
@@ -133,10 +148,11 @@ static inline void score(const Attention& a, const Work& w, const float* const* 
     }
 }
 
-static void score_all(const Attention& a, const Work& w, const Task& task, int64_t head) {
+// Of tokens from..to-1 of the task.
+static void score_all(const Attention& a, const Work& w, const Task& task, int64_t head, int64_t from, int64_t to) {
     const float* q[4];
-    for (int64_t i = 0; i < w.queries; i += 4) {
-        const int64_t count = w.queries - i < 4 ? w.queries - i : 4;
+    for (int64_t i = from * w.group; i < to * w.group; i += 4) {
+        const int64_t count = to * w.group - i < 4 ? to * w.group - i : 4;
         for (int64_t c = 0; c < count; ++c) {
             const int64_t token = task.token + (i + c) / w.group, h = head * w.group + (i + c) % w.group;
             q[c] = a.q + token * a.q_stride + h * a.head_size;
@@ -216,37 +232,61 @@ static void mix_token(const Work& w, const T* const* values, int64_t size, int64
     }
 }
 
-// The span at `base` for all tokens of a task.
+// The span at `base` for tokens t..last-1 of a task.
 template <class T>
 static void attend_span(const Attention& a, const Work& w, const Task& task, int64_t head, int64_t base,
-                        const Rows<T>& rows) {
+                        const Rows<T>& rows, const Sight* seen, int64_t t, int64_t last) {
     transpose_keys(a, w, rows);
-    score_all(a, w, task, head);
+    score_all(a, w, task, head, t, last);
     const float* wide[kSpan];
-    if (task.count > 1) widen_values(a, w, rows, wide);  // a lone token reads them where they are: the same numbers
-    for (int64_t t = 0; t < task.count; ++t) {
-        const Sight seen = sight(a, task.row, task.token + t);
-        const int64_t from = seen.first > base ? seen.first - base : 0;
-        const int64_t to = seen.end - base < kSpan ? seen.end - base : kSpan;
+    const bool alone = last - t == 1;  // a lone token reads the values where they are: the same numbers
+    if (!alone) widen_values(a, w, rows, wide);
+    for (; t < last; ++t) {
+        const int64_t from = seen[t].first > base ? seen[t].first - base : 0;
+        const int64_t to = seen[t].end - base < kSpan ? seen[t].end - base : kSpan;
         if (from >= to) continue;
-        for (int64_t g = 0; g < w.group; ++g) weigh(a, w, t * w.group + g, base, seen);
-        if (task.count > 1)
-            mix_token(w, wide, w.padded, t * w.group, from, to);
+        for (int64_t g = 0; g < w.group; ++g) weigh(a, w, t * w.group + g, base, seen[t]);
+        if (alone)
+            mix_token(w, rows.values, a.head_size, t * w.group, from, to);
         else
-            mix_token(w, rows.values, a.head_size, 0, from, to);
+            mix_token(w, wide, w.padded, t * w.group, from, to);
     }
+}
+
+// The spans from `base` on of one token of a tree, along its path.
+template <class T>
+static void attend_path(const Attention& a, const Work& w, const Task& task, int64_t head, int64_t base,
+                        const Sight* seen, int64_t t) {
+    const int64_t size = seen[t].end - task.fork;
+    auto* path = static_cast<int32_t*>(scratch(3, (size > 0 ? size : 1) * sizeof(int32_t)));
+    int64_t token = task.token + t;
+    for (int64_t i = size - 1; i >= 0; --i, token = a.parents[token])
+        path[i] = static_cast<int32_t>(slot_of(a, task.row, token));
+    for (; base < seen[t].end; base += kSpan)
+        attend_span(a, w, task, head, base, Rows<T>(a, w, task, head, base, seen[t], path), seen, t, t + 1);
 }
 
 template <class T>
 static void attend_spans(const Attention& a, const Work& w, const Task& task, int64_t head) {
-    const int64_t first = sight(a, task.row, task.token).first;
-    const int64_t end = sight(a, task.row, task.token + task.count - 1).end;
+    Sight seen[kQueries];
+    int64_t first = INT64_MAX, end = 0;
+    for (int64_t t = 0; t < task.count; ++t) {
+        seen[t] = sight(a, task.row, task.token + t, task.fork);
+        first = seen[t].first < first ? seen[t].first : first;
+        end = seen[t].end > end ? seen[t].end : end;
+    }
+    const bool forks = end > task.fork;
+    if (forks) end = task.fork / kSpan * kSpan;  // what is read for all tokens at once
     Rows<T> rows[2];
     int64_t base = first / kSpan * kSpan;
-    rows[0] = Rows<T>(a, w, task.row, head, base, first, end);
+    if (base < end) rows[0] = Rows<T>(a, w, task.row, head, base, first, end);
     for (int turn = 0; base < end; base += kSpan, turn ^= 1) {
         if (base + kSpan < end) rows[turn ^ 1] = Rows<T>(a, w, task.row, head, base + kSpan, first, end);
-        attend_span(a, w, task, head, base, rows[turn]);
+        attend_span(a, w, task, head, base, rows[turn], seen, 0, task.count);
+    }
+    for (int64_t t = 0; forks && t < task.count; ++t) {
+        const int64_t own = seen[t].first / kSpan * kSpan;
+        attend_path<T>(a, w, task, head, own > end ? own : end, seen, t);
     }
 }
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-ABI = 2
+ABI = 3
 """Raised with every change of a signature; must equal ``PL_ABI`` in abi.h."""
 
 ISAS = ("portable", "avx2", "avx512")
@@ -20,8 +20,9 @@ _SIGNATURES = {
     "pl_rms_norm": "ppppiif",
     "pl_rope": "piipiippiii",
     "pl_store_kv": "pppppiiiiii",
+    "pl_move_kv": "pippiii",
     "pl_silu_mul": "ppii",
-    "pl_paged_attention": "pppppppiiiiiiiiiiiff",
+    "pl_paged_attention": "ppppppppiiiiiiiiiiiff",
     "pl_pack_int4": "ppppiii",
     "pl_linear_int4": "ppppiii",
     "pl_pack_int8": "pppii",

@@ -80,3 +80,16 @@ int64_t pl_store_kv(const float* k, const float* v, void* k_pages, void* v_pages
     }
     return 0;
 }
+
+int64_t pl_move_kv(const int64_t* pages, int64_t num_pages, const int32_t* sources, const int32_t* targets, int64_t num_moves,
+                   int64_t slot_bytes, int64_t num_slots) {
+    using namespace pl;
+    if (const int64_t bad = first_outside(sources, num_moves, num_slots)) return bad;
+    if (const int64_t bad = first_outside(targets, num_moves, num_slots)) return bad;
+    for (int64_t p = 0; p < num_pages; ++p) {
+        auto* slots = reinterpret_cast<char*>(pages[p]);
+        for (int64_t i = 0; i < num_moves; ++i)
+            std::memmove(slots + targets[i] * slot_bytes, slots + sources[i] * slot_bytes, slot_bytes);
+    }
+    return 0;
+}

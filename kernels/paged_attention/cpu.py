@@ -23,7 +23,7 @@ def run(
 ) -> torch.Tensor:
     """See ``ops.paged_attention``."""
     kind = tensors.PAGES.get(k_pages.dtype)
-    if kind is None or parents is not None:
+    if kind is None:
         return reference.run(
             q, k_pages, v_pages, block_tables, query_starts, context_lens, scale, window, soft_cap, parents
         )
@@ -42,16 +42,19 @@ def run(
         raise tensors.misfit("paged_attention", "query_starts", query_starts, block_tables)
     if context_lens.numel() != num_rows:
         raise tensors.misfit("paged_attention", "context_lens", context_lens, block_tables)
+    if parents is not None and parents.numel() != num_tokens:
+        raise tensors.misfit("paged_attention", "parents", parents, q)
     out = torch.empty(num_tokens, q_heads, size)
     bad = _paged_attention(
         tensors.fp32(q), k_pages.data_ptr(), v_pages.data_ptr(), tensors.int32(block_tables),
-        tensors.int32(query_starts), tensors.int32(context_lens), out.data_ptr(),
+        tensors.int32(query_starts), tensors.int32(context_lens),
+        None if parents is None else tensors.int32(parents), out.data_ptr(),
         num_tokens, num_rows, q_heads, k_heads, size, stride, block_size, num_blocks, max_blocks,
         window, kind, scale, soft_cap,
     )  # fmt: skip
     if bad:
         raise IndexError(
-            f"paged_attention: row {bad - 1} has impossible query_starts, context_lens or block_tables "
+            f"paged_attention: row {bad - 1} has impossible query_starts, context_lens, block_tables or parents "
             f"({num_tokens} tokens, {num_blocks} blocks of {block_size}, at most {max_blocks} a row)"
         )
     return out
