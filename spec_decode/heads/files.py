@@ -34,7 +34,8 @@ class HeadFiles:
             ConfigError: a file is damaged, or holds what ``rename`` does not know.
         """
         self.where = folder
-        self.settings = _settings(Path(folder, "config.json"))
+        self._config = Path(folder, "config.json")
+        self.settings = _settings(self._config)
         self._places: dict[str, tuple[Any, str, str]] = {}  # ours -> open file, its path, the name in it
         for file in files:
             handle = _open(file)
@@ -112,7 +113,7 @@ class HeadFiles:
         """
         name, value = self._setting(names, default)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise ConfigError(f"{self.where}/config.json: {name} = {value!r}: must be {least} to {most}")
+            raise ConfigError(f"{self._config}: {name} = {value!r}: must be {least} to {most}; fetch the head again")
         return value
 
     def number(self, name: str, default: float) -> float:
@@ -123,7 +124,7 @@ class HeadFiles:
         """
         _, value = self._setting((name,), default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e12:
-            raise ConfigError(f"{self.where}/config.json: {name} = {value!r}: must be a number above 0")
+            raise ConfigError(f"{self._config}: {name} = {value!r}: must be a number above 0; fetch the head again")
         return float(value)
 
     def _setting(self, names: Sequence[str], default: Any) -> tuple[str, Any]:
@@ -131,7 +132,7 @@ class HeadFiles:
             if self.settings.get(name) is not None:
                 return name, self.settings[name]
         if default is None:
-            raise ConfigError(f"{self.where}/config.json: {names[0]} is missing; add it, or use a complete head")
+            raise ConfigError(f"{self._config}: {names[0]} is missing; add it, or use a complete head")
         return names[0], default
 
 
