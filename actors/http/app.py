@@ -141,7 +141,7 @@ class Front:
 
     async def _no_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         near = difflib.get_close_matches(scope["path"][:100], self._paths, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]}?" if near else "GET / lists the routes"
+        hint = f"did you mean {near[0]}?" if near else "docs/api.md lists the routes"
         what = f"there is no route {describe(scope['path'])}"
         raise HttpError(404, f"{what}; {hint}", code="route_not_found", type="not_found_error")
 

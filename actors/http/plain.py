@@ -5,8 +5,9 @@ from starlette.responses import PlainTextResponse, Response
 
 from ... import __version__
 from ..stats import CONTENT_TYPE
-from .access import Access
+from .access import Access, wants_html
 from .errors import problem_of
+from .page import Page
 from .service import Service
 from .tokenization import json_response
 
@@ -16,6 +17,7 @@ class PlainRoutes:
 
     def __init__(self, service: Service, access: Access) -> None:
         self._access = access
+        self._page = Page()
         self._service = service
 
     async def models(self, request: Request) -> Response:
@@ -63,9 +65,7 @@ class PlainRoutes:
         return Response(self._service.registry.render(), headers={"content-type": CONTENT_TYPE})
 
     async def root(self, request: Request) -> Response:
-        """A line for people."""
-        return PlainTextResponse(
-            f"paceline {__version__} serves {self._service.model_name}\n"
-            "POST /v1/chat/completions, /v1/completions\n"
-            "GET  /v1/models, /health, /ready, /live, /version, /load, /metrics\n"
-        )
+        """The chat page for a browser; for others the line that Ollama's clients look for."""
+        if wants_html(request.scope):
+            return Response(self._page.html, headers=self._page.headers)
+        return PlainTextResponse("Ollama is running", headers={"vary": "accept"})

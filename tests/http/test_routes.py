@@ -46,7 +46,7 @@ async def test_plain_routes() -> None:
         assert (await client.get("/version")).json() == {"version": "0.1.0"}
         assert (await client.get("/load")).json() == {"server_load": 0}
         assert (await client.get("/live")).status_code == 200
-        assert "paceline" in (await client.get("/")).text
+        assert (await client.get("/")).text == "Ollama is running" and (await client.head("/")).status_code == 200
         assert (await client.post("/ping")).status_code == 200
         assert (await client.head("/health")).status_code == 200
 
