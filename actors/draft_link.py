@@ -10,7 +10,7 @@ without. All that an actor must know of a request is kept here, so that one that
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -303,6 +303,11 @@ class DraftLink:
         and those that did not; messages ``dropped``; requests told again to an actor that came back; malformed answers.
         """
         return {**self._counts, "answered": self._patience.num_answered, "late": self._patience.num_late}
+
+    def ahead_counts(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The counters of drafts made ahead, with those that were looked up here."""
+        names = ("ahead_hits", "ahead_misses")
+        return {f"spec_{name}": values.get(f"spec_{name}", 0) + self._counts[name] for name in names}
 
     def warmup(self) -> None:
         """The actor warms itself."""

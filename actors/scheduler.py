@@ -398,6 +398,7 @@ class SchedulerActor(Actor):
             values |= speculation.counts(core, most) | self._proposer.tally.values | self._proposer.method_stats()
             if self._drafter is not None:
                 values["spec_disabled_state/drafter"] = float(not self._drafter.is_up)
+                values |= self._drafter.ahead_counts(values)
             samples |= self._proposer.tally.take_samples()
         return Stats(self.name, self.epoch, values | self._counts, samples)
 

@@ -150,8 +150,7 @@ def test_what_was_made_ahead_is_found_at_once_and_a_miss_waits() -> None:
     link.land(Drafts("r", 0, 5, [6, 7, 8, 9]))
     ask(link, 7, delta=[6, 1])
     assert link.wait_s() > 0
-    counts = link.stats()
-    assert (counts["ahead_hits"], counts["ahead_misses"]) == (1, 1)
+    assert link.ahead_counts({"spec_ahead_hits": 2}) == {"spec_ahead_hits": 3, "spec_ahead_misses": 1}
 
 
 def test_a_table_of_outcomes_is_looked_into_by_what_was_accepted_and_the_next_token() -> None:

@@ -51,9 +51,9 @@ def launch(config: Config, target: Path) -> contextlib.AbstractAsyncContextManag
 
 
 async def ask(
-    client: EngineClient, name: str, prompt: list[int], temperature: float, num: int = NUM
+    client: EngineClient, name: str, prompt: list[int], temperature: float, num: int = NUM, top_k: int = 0
 ) -> tuple[list[int], SpeculationStats | None]:
-    sampling = Sampling(max_tokens=num, temperature=temperature, top_p=1.0, top_k=0, seed=9, ignore_eos=True)
+    sampling = Sampling(max_tokens=num, temperature=temperature, top_p=1.0, top_k=top_k, seed=9, ignore_eos=True)
     call = Generate(name, sampling, prompts=[prompt], return_token_ids=True)
     ids: list[int] = []
     report = None
@@ -87,7 +87,7 @@ async def drafted(client: EngineClient, name: str) -> SpeculationStats:
             await anyio.sleep(0.2)
 
 
-@pytest.mark.parametrize("mode", ["sync", "ahead"])
+@pytest.mark.parametrize("mode", ["sync", "ahead", "enumerate"])
 def test_text_is_the_same_and_equal_models_agree(models: dict[str, Path], mode: str) -> None:
     async def main() -> None:
         async with launch(settings(models["same"], mode=mode), models["target"]) as client:
@@ -98,6 +98,42 @@ def test_text_is_the_same_and_equal_models_agree(models: dict[str, Path], mode: 
             reports = [report for _, report in answers if report is not None]
             assert sum(r.num_draft_tokens for r in reports) > 0
             assert all(r.num_accepted == r.num_draft_tokens for r in reports)
+
+    anyio.run(main)
+
+
+def test_drafts_drawn_from_a_law_are_judged_by_it(models: dict[str, Path]) -> None:
+    """Where target and drafter are one model and the law names all that can be drawn, nearly nothing is refused."""
+
+    async def main() -> None:
+        config = settings(models["same"], q="sparse")
+        config = replace(config, speculation=replace(config.speculation, rule="token"))
+        async with launch(config, models["target"]) as client:
+            await all_ok(client)
+            ids, _ = await ask(client, "cold", PROMPTS[0], 0.0)
+            assert ids == expected(models["target"], PROMPTS[0], 0.0)
+            _, report = await ask(client, "hot", PROMPTS[0], 1.0, num=100, top_k=20)
+            assert report is not None and report.num_draft_tokens > 20
+            assert report.num_accepted >= 0.9 * report.num_draft_tokens
+
+    anyio.run(main)
+
+
+def test_a_stopped_draft_actor_costs_a_wait_and_drafts_again_when_it_goes_on(models: dict[str, Path]) -> None:
+    async def main() -> None:
+        async with launch(settings(models["small"], timeout_ms=50.0), models["target"]) as client:
+            await drafted(client, "before")
+            with anyio.fail_after(10):
+                while client.state is None:
+                    await anyio.sleep(0.05)
+            pid = next(actor.pid for actor in client.state.actors if actor.name == "draft")
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                answers = await asyncio.gather(*(ask(client, f"c{i}", p, 0.0) for i, p in enumerate(PROMPTS)))
+                assert [ids for ids, _ in answers] == [expected(models["target"], p, 0.0) for p in PROMPTS]
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            await drafted(client, "after")
 
     anyio.run(main)
 
