@@ -5,7 +5,8 @@ oracle, and with rows joined into longer ones (see ``_dequantise``) fast enough 
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadModelFileError
@@ -20,7 +21,7 @@ from .headers.mapping import map_file
 if TYPE_CHECKING:
     import torch
 
-    from ..nn.weights import WeightSource
+    from ..nn.weights import BlockSource
 
 # Types of ggml that hold running sums for a dot product, or integers: never weights.
 _NOT_WEIGHTS = {"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"}
@@ -53,7 +54,7 @@ def claims(located: Located) -> bool:
     return located.kind == "gguf"
 
 
-def open(located: Located) -> "WeightSource":
+def open(located: Located) -> "BlockSource":
     """Check the header and map the file.
 
     Raises:
@@ -85,7 +86,7 @@ def hugging_face_name(name: str) -> str:
 
 
 class GGUFWeights:
-    """WeightSource over one mapped file."""
+    """BlockSource over one mapped file."""
 
     def __init__(self, header: GGUFHeader) -> None:
         self.where = header.path
@@ -108,14 +109,18 @@ class GGUFWeights:
 
         return torch.from_numpy(self._rows(name))
 
+    def decoder(self, name: str) -> "Callable[[torch.Tensor], torch.Tensor]":
+        info = self._tensors[name]
+        if info.type_name not in (*_PLAIN, "Q8_0"):
+            from gguf.quants import dequantize  # noqa: F401  # now rather than in the first step
+
+        return partial(_numbers, info)
+
     def read(self, name: str) -> "torch.Tensor":
         import torch
 
-        info, rows = self._tensors[name], self._rows(name)
-        plain = _PLAIN.get(info.type_name)
-        if plain:
-            return torch.from_numpy(rows).view(getattr(torch, plain)).view(info.shape)
-        return torch.from_numpy(_dequantise(rows, info)).view(info.shape)
+        info = self._tensors[name]
+        return _numbers(info, torch.from_numpy(self._rows(name))).view(info.shape)
 
     def _rows(self, name: str) -> Any:
         """Bytes [..., row bytes], in the order of Hugging Face's rows."""
@@ -148,6 +153,22 @@ def _halves_layout(units: Any, num_heads: int) -> Any:
     num_outputs, width = units.shape
     pairs = units.reshape(num_heads, num_outputs // num_heads // 2, 2, width)
     return pairs.swapaxes(1, 2).reshape(num_outputs, width)
+
+
+def _numbers(info: TensorInfo, rows: "torch.Tensor") -> "torch.Tensor":
+    """Bytes [..., row bytes] of a tensor's rows, any number of them, to its numbers [..., row length]."""
+    import torch
+
+    if not rows.numel():
+        return torch.empty(*rows.shape[:-1], info.shape[-1])
+    plain = _PLAIN.get(info.type_name)
+    if plain:
+        return rows.view(getattr(torch, plain))
+    if info.type_name == "Q8_0":
+        blocks = rows.reshape(-1, 34)  # a scale in fp16, 32 codes
+        scales = blocks[:, :2].contiguous().view(torch.float16).float()
+        return (blocks[:, 2:].view(torch.int8) * scales).view(*rows.shape[:-1], -1)
+    return torch.from_numpy(_dequantise(rows.numpy(), info)).view(*rows.shape[:-1], -1)
 
 
 def _dequantise(rows: Any, info: TensorInfo) -> Any:

@@ -5,6 +5,7 @@ Knows no file and no quant: those were settled when the loader made the ``Weight
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +37,19 @@ class Linear:
 
 @dataclass(slots=True)
 class Embedding:
-    """Token ids int32 [T] -> rows of ``table`` [vocab_size, hidden_size], as ``dtype``."""
+    """Token ids int32 [T] -> rows of ``table`` [vocab_size, hidden_size], as ``dtype``.
+
+    With ``decode`` the table holds the rows as the file stores them, uint8 [vocab_size, row bytes], and numbers are
+    made of those that are looked up.
+    """
 
     table: torch.Tensor
     dtype: torch.dtype
+    decode: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
-        return self.table.index_select(0, token_ids).to(self.dtype)
+        rows = self.table.index_select(0, token_ids)
+        return (rows if self.decode is None else self.decode(rows)).to(self.dtype)
 
 
 @dataclass(slots=True)

@@ -143,8 +143,11 @@ class Loader:
         return Linear(weights[0], added, *weights[1:])
 
     def embedding(self, name: str, num_rows: int, width: int) -> Embedding:
-        """A look-up table [num_rows, width], unquantised: bf16 beside int8 products."""
+        """A look-up table [num_rows, width]: bf16 beside int8 products, and the file's own bytes beside its blocks."""
         self._check(name, (num_rows, width))
+        if self._block_quant is not None:
+            source = cast(BlockSource, self._source)
+            return Embedding(source.blocks(name).clone(), self._activations, source.decoder(name))
         (table,) = self._kept(name, lambda: (self._source.read(name).to(self._embedding_dtype, copy=True),))
         return Embedding(self.place(table), self._activations)
 

@@ -1,6 +1,6 @@
 """What a weight format gives to the loader, and what the loader gives to a layer. Knows no file and no model."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -80,4 +80,8 @@ class BlockSource(WeightSource, Protocol):
 
     def blocks(self, name: str) -> torch.Tensor:
         """uint8 [rows, row bytes]: the rows of ``name`` in their order, whole blocks. Do not write to it."""
+        ...
+
+    def decoder(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What makes fp32 [n, row length] of any n rows of ``blocks``; it needs the source no longer."""
         ...

@@ -58,15 +58,16 @@ int64_t pl_pack_int4(const uint8_t* blocks, const uint16_t* scales, const uint16
     const BlockKind from = kKinds[kind];
     const int64_t row_bytes = groups / from.groups * from.bytes;
     split(blocks_of(n), 256 / (groups + 1) + 1, [=](int64_t begin, int64_t end) {
-        std::memset(packed + begin * groups * kGroupBytes, 0, (end - begin) * groups * kGroupBytes);
-        for (int64_t row = begin * kOutputs; row < end * kOutputs && row < n; ++row) {
-            const int64_t output = row % kOutputs;
-            for (int64_t g = 0; g < groups; ++g) {
-                uint8_t* group = packed + (row / kOutputs * groups + g) * kGroupBytes;
-                const uint8_t* block = blocks + row * row_bytes + g / from.groups * from.bytes;
-                pack_group(block + from.codes, from, g % from.groups, group + output * 4);
-                std::memcpy(group + kHalves + output * 2, scales + row * groups + g, 2);
-                std::memcpy(group + kHalves + (kOutputs + output) * 2, least + row * groups + g, 2);
+        for (int64_t i = begin * groups; i < end * groups; ++i) {
+            const int64_t first = i / groups * kOutputs, g = i % groups;
+            const int64_t count = n - first < kOutputs ? n - first : kOutputs;
+            uint8_t* group = packed + i * kGroupBytes;
+            if (count < kOutputs) std::memset(group, 0, kGroupBytes);
+            for (int64_t o = 0; o < count; ++o) {
+                const uint8_t* block = blocks + (first + o) * row_bytes + g / from.groups * from.bytes;
+                pack_group(block + from.codes, from, g % from.groups, group + o * 4);
+                std::memcpy(group + kHalves + o * 2, scales + (first + o) * groups + g, 2);
+                std::memcpy(group + kHalves + (kOutputs + o) * 2, least + (first + o) * groups + g, 2);
             }
         }
     });

@@ -65,3 +65,24 @@ def test_unknown_names_stay() -> None:
     assert gguf.hugging_face_name("output.weight") == "lm_head.weight"
     for name in ("blk.3.ffn_gate_inp.weight", "blk.x.attn_q.weight", "rope_freqs", "per_layer.weight"):
         assert gguf.hugging_face_name(name) == name
+
+
+@pytest.mark.parametrize("ggml_type", ["F16", "Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_rows_by_themselves_are_the_tensors_rows(tmp_path: Path, kind: str, ggml_type: str) -> None:
+    source = gguf.open(located(tiny_models.make_gguf(tmp_path / "m.gguf", kind=kind, ggml_type=ggml_type)))
+    for name in ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"):
+        assert source.kind(name) == ggml_type
+        blocks, whole = source.blocks(name), source.read(name)
+        assert blocks.dtype == torch.uint8 and len(blocks) == len(whole)
+        decode, rows = source.decoder(name), torch.tensor([3, 0, 3, 7])
+        assert torch.equal(decode(blocks[rows]), whole[rows])
+        assert decode(blocks[:0]).shape == (0, whole.shape[1])
+
+
+def test_decoding_outlives_the_source(tmp_path: Path) -> None:
+    source = gguf.open(located(tiny_models.make_gguf(tmp_path / "m.gguf", ggml_type="Q4_1")))
+    name = "model.embed_tokens.weight"
+    want, blocks, decode = source.read(name), source.blocks(name), source.decoder(name)
+    source.close()
+    assert torch.equal(decode(blocks), want)

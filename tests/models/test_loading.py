@@ -1,17 +1,20 @@
 """The loader: which plug-in, which dtype, and what it says when checkpoint and config do not fit."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
 import torch
 from model_runs import all_logits, config_of, greedy, load
 from safetensors.torch import load_file, save_file
-from tiny_models import located, make_llama
+from tiny_models import located, make_gguf, make_llama
 
 from paceline.engine import plugins
 from paceline.engine.errors import BadModelFileError, ConfigError
-from paceline.engine.nn.load import find_model, load_model
+from paceline.engine.nn.load import Loader, find_model, load_model, open_weights
+from paceline.engine.nn.weights import BlockQuant, BlockSource, Quant
 from paceline.engine.store.located import Located
 from paceline.engine.types import ModelConfig
 
@@ -103,3 +106,60 @@ def test_tiny_needs_no_files(bias: bool) -> None:
     )
     first, again = (greedy(load_model(config, NOWHERE, dtype="int8"), [1, 2, 3], 12) for _ in range(2))
     assert first == again and len(set(first)) > 3
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("ggml_type", ["Q4_0", "Q4_1"])
+def test_four_bit_files_lose_nothing_but_activations(tmp_path: Path, kind: str, ggml_type: str) -> None:
+    path = make_gguf(tmp_path / "m.gguf", kind=kind, ggml_type=ggml_type)
+    tokens = list(range(5, 45))
+    exact, ours = all_logits(load(path, "float32"), tokens), all_logits(load(path, "auto"), tokens)
+    assert (ours - exact).square().mean().sqrt() < 0.05 * exact.std()
+
+
+def test_matrices_of_different_kinds_stand_side_by_side(tmp_path: Path) -> None:
+    """As in Q4_K_M files, whose values have more bits than queries and keys."""
+    sizes = {"num_hidden_layers": 1, "seed": 4}
+    four, eight = (make_gguf(tmp_path / f"{t}.gguf", kind="qwen2", ggml_type=t, **sizes) for t in ("Q4_1", "Q8_0"))
+    mixed = MixedSource(*(cast(BlockSource, open_weights(located(path))) for path in (four, eight)))
+    int8 = cast(Quant, plugins.load("engine.quant", "int8"))
+    int4 = cast(BlockQuant, plugins.load("engine.quant", "int4"))
+    width = config_of(four).hidden_size
+    x = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
+    names = {name: mixed.shape(f"{name}.weight")[0] for name in (f"model.layers.0.self_attn.{p}_proj" for p in "qkv")}
+    with Loader(mixed, int8, "int4", torch.device("cpu"), None, int4) as loader:
+        got = loader.linear(names, width, bias=True)(x)
+    weight = torch.cat([mixed.read(f"{name}.weight") for name in names])
+    bias = torch.cat([mixed.read(f"{name}.bias") for name in names])
+    torch.testing.assert_close(got, x @ weight.T + bias, rtol=0, atol=0.03 * float((x @ weight.T).std()))
+
+
+class MixedSource:
+    """Values of one file among the tensors of another."""
+
+    where = "mixed"
+
+    def __init__(self, most: BlockSource, values: BlockSource) -> None:
+        self._most, self._values = most, values
+        self.names = most.names
+
+    def _of(self, name: str) -> BlockSource:
+        return self._values if "v_proj.weight" in name else self._most
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._of(name).shape(name)
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._of(name).read(name)
+
+    def kind(self, name: str) -> str:
+        return self._of(name).kind(name)
+
+    def blocks(self, name: str) -> torch.Tensor:
+        return self._of(name).blocks(name)
+
+    def decoder(self, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        return self._of(name).decoder(name)
+
+    def close(self) -> None:
+        """Both stay open."""
