@@ -15,6 +15,7 @@ compared with those of the server without speculation. Method "idle" is speculat
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -210,6 +211,7 @@ def report(result: dict[str, Any], args: argparse.Namespace) -> int:
 
 def main() -> int:
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through ``finally``: servers must not outlive us
     clock = Clock(args.budget_s)
     if args.pair is not None:
         try:

@@ -9,7 +9,8 @@ from report import table
 _SPEED = ["set", "T", "clients", "method", "k", "off tok/s", "tok/s", "speed-up", "low-high", "TTFT p50 ms"]
 _SPEED += ["ITL p50 ms", "ITL p99 ms", "other text", "errors", "others' CPU"]
 _DRAFTS = ["set", "T", "clients", "method", "k", "L", "L spec", "spec steps", "conditional by position"]
-_DRAFTS += ["unconditional", "drafted", "accepted", "wasted", "stale", "ahead hits", "step ms", "pause ms"]
+_DRAFTS += ["unconditional", "drafted", "accepted", "wasted", "stale", "ahead hits"]
+_DRAFTS += ["off step ms", "step ms", "pause ms"]
 
 _LEAST_TRIED = 10  # drafts at a position, for a point in the plot
 
@@ -68,6 +69,7 @@ def _drafts(row: dict[str, Any]) -> list[Any]:
         f"{(got['drafted'] - got['accepted']) / got['drafted']:.0%}" if got["drafted"] else "",
         sum(got["stale"].values()),
         f"{got['ahead_hits']}/{ahead}" if ahead else "",
+        f"{1e3 * row['off_steps']['mean_s']:.1f}",
         f"{1e3 * steps['mean_s']:.1f}",
         f"{1e3 * steps['mean_pause_s']:.2f}",
     ]

@@ -91,6 +91,7 @@ def row(cell: Cell, entry: Entry, rounds: Sequence[Round], plain: Sequence[Round
         **{name: statistics.median(x[name] for x in figures) for name in LATENCIES},
         "acceptance": spec_counters.acceptance(counts, told)._asdict(),
         "steps": spec_counters.steps(counts)._asdict(),
+        "off_steps": spec_counters.steps(added([r.counts for r in plain]))._asdict(),
         "busy": {name: statistics.mean(r.busy[name] for r in rounds) for name in rounds[0].busy},
         "rounds": figures,
         "counts": counts,
