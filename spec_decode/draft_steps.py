@@ -97,6 +97,7 @@ class DraftSteps:
             followed.chain_end = followed.held.length
             followed.made.clear()
             followed.is_done = followed.has_forked = False
+            self.drop_forks(followed)
         return followed.chain_end - followed.num_cached
 
     def extend(

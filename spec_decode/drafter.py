@@ -20,10 +20,11 @@ from . import outcomes
 from .base import Caps, Outcome, ProposeReq, StepBudget
 from .draft_steps import DraftSteps, Followed
 from .draws import How
+from .idle_work import LAG, IdleWork
 
 _WARM_WIDTHS = (1, 4, 16)
-_LAG = 16
-"""Committed tokens that may wait for the next proposal: fed one by one they would cost a draft each."""
+_SIDE_TOKENS = 32
+"""Tokens of prompts that are read beside drafts that others wait for."""
 
 
 class Drafter:
@@ -58,7 +59,6 @@ class Drafter:
             draft_ahead=ahead,
             seeded=how == "shared",
         )
-        self._fanout = fanout
         self._source = source
         self._vocab_size = model.config.vocab_size
         self._max_num_seqs = max_num_seqs
@@ -73,6 +73,7 @@ class Drafter:
             device=device,
         )
         self._followed: dict[RequestId, Followed] = {}
+        self._idle = IdleWork(self._steps, self._followed, source=source, chunk_tokens=chunk_tokens, fanout=fanout)
         self._costs: dict[int, float] = {}
         self._counts = dict.fromkeys(("stale", "behind", "refused"), 0)
 
@@ -142,11 +143,11 @@ class Drafter:
             self._counts["refused"] += 1
             self.close(request_id)
             return None
-        agreed = self._agreed(followed, new)
+        agreed = _agreed(followed, new)
         if agreed < len(new) and self._steps.adopt(followed, agreed, new[agreed]):
             new = new[agreed + 1 :]
             known = held.length
-            agreed = self._agreed(followed, new)
+            agreed = _agreed(followed, new)
         self._steps.drop_forks(followed)
         followed.has_forked = False
         if agreed < len(new):
@@ -157,15 +158,6 @@ class Drafter:
         followed.is_done = followed.is_done and followed.chain_end > held.length
         followed.is_parked = False
         return followed
-
-    def _agreed(self, followed: Followed, new: list[int]) -> int:
-        """How many of ``new`` the chain begins with."""
-        agreed = 0
-        for one, token in zip(followed.made, new, strict=False):
-            if one.token_id != token:
-                break
-            agreed += 1
-        return agreed
 
     # --- drafts -------------------------------------------------------------------------------------------------------
 
@@ -200,13 +192,16 @@ class Drafter:
         return max(0, depth - ready)
 
     def _near(self, wanted: list[tuple[Followed, int]]) -> list[tuple[Followed, int]]:
-        """Those that can be drafted for now; who lacks more tokens than one call may feed is fed part of them."""
+        """Those that can be drafted for now; who lacks more tokens than one call may feed is fed part of them.
+
+        Nobody who lacks a few tokens waits for another's prompt.
+        """
         busy = {followed.held.request_id for followed, _ in wanted}
-        left = self._chunk_tokens
-        near: list[tuple[Followed, int]] = []
+        lacking = sorted(((self._steps.num_missing(f), f, num) for f, num in wanted), key=lambda item: item[0])
+        near = [(followed, num) for missing, followed, num in lacking if missing <= LAG]
+        left = min(_SIDE_TOKENS, self._chunk_tokens) if near else self._chunk_tokens
         chunks: list[tuple[Followed, int]] = []
-        for followed, num in sorted(wanted, key=lambda item: self._steps.num_missing(item[0])):
-            missing = self._steps.num_missing(followed)
+        for missing, followed, num in lacking[len(near) :]:
             if missing <= left:
                 near.append((followed, num))
             elif left > 0:
@@ -218,84 +213,12 @@ class Drafter:
     @property
     def has_work(self) -> bool:
         """Is there anything for ``work`` to do?"""
-        return any(
-            self._lags(f) or self._may_grow(f) or self._may_fork(f) or any(map(self._may_grow, f.forks.values()))
-            for f in self._followed.values()
-        )
+        return self._idle.is_there
 
     @torch.inference_mode()
     def work(self) -> list[Drafts]:
-        """One piece of what can be done while nobody asks: a chunk of a prompt, else a draft more for each chain.
-
-        Takes no blocks from anybody.
-
-        Returns:
-            What was made ahead for requests that got half or all of it now, stamped with the committed length we know:
-            the first of the drafts may be in flight, or committed by now. A tree where outcomes were drafted for.
-        """
-        busy = {*self._followed, *(fork.held.request_id for f in self._followed.values() for fork in f.forks.values())}
-        lagging = [f for f in self._followed.values() if self._lags(f)]
-        if lagging:
-            self._park_idle(lagging, self._steps.forward(self._chunks(lagging), busy)[0])
-            return []
-        growing: list[Followed] = []
-        due: list[Followed] = []
-        for followed in self._followed.values():
-            self._drop_lost_forks(followed)
-            if self._may_fork(followed):
-                followed.has_forked = True
-                self._steps.fork(followed, outcomes.to_fork(followed, self._fanout), busy)
-                busy |= {fork.held.request_id for fork in followed.forks.values()}
-            mine = [f for f in (followed, *followed.forks.values()) if self._may_grow(f)]
-            growing += mine
-            due += [followed] if mine else []
-        self._park_idle(growing, self._steps.extend([(f, 1) for f in growing], None, busy))
-        return [outcomes.table(f, self._source) for f in due if f.made and self._is_due(f)]
-
-    def _drop_lost_forks(self, followed: Followed) -> None:
-        """What a fork reads is gone once its request, or it, gave up its blocks."""
-        count = self._steps.blocks.count
-        if followed.forks and not all(count(f.held.request_id) for f in (followed, *followed.forks.values())):
-            self._steps.drop_forks(followed)
-
-    def _may_fork(self, followed: Followed) -> bool:
-        """Its drafts may be in flight, and the chain has gone one further, so that each place has its rivals."""
-        is_ready = len(followed.made) > followed.num_sent or followed.is_done
-        return bool(self._fanout and followed.num_sent and is_ready and not followed.has_forked)
-
-    def _is_due(self, followed: Followed) -> bool:
-        """Is this the moment to send what was made ahead: half way, and when there is no more to do?"""
-        if not any(map(self._may_grow, (followed, *followed.forks.values()))):
-            return True
-        return len(followed.made) == followed.num_sent + 1 + (followed.num_sent + 1) // 2
-
-    def _lags(self, followed: Followed) -> bool:
-        return (
-            self._steps.num_missing(followed) > _LAG
-            and followed.held.length < self._steps.max_len
-            and not followed.is_parked
-        )
-
-    def _may_grow(self, followed: Followed) -> bool:
-        goal = max(followed.goal, followed.held.length)
-        return followed.chain_end < goal and not followed.is_done and not followed.is_parked
-
-    def _chunks(self, lagging: list[Followed]) -> list[tuple[Followed, int]]:
-        """What to feed of whom, first come first served; the newest token waits, for it yields the first draft."""
-        left = self._chunk_tokens
-        chunks: list[tuple[Followed, int]] = []
-        for followed in lagging:
-            num = min(left, followed.held.length - 1 - followed.num_cached)
-            if num > 0:
-                chunks.append((followed, num))
-                left -= num
-        return chunks
-
-    @staticmethod
-    def _park_idle(tried: list[Followed], ran: list[Followed]) -> None:
-        if not ran:
-            for followed in tried:
-                followed.is_parked = True
+        """One piece of what can be done while nobody asks, and what is to be told of it: see ``IdleWork.do``."""
+        return self._idle.do()
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
@@ -352,3 +275,13 @@ class Drafter:
             num_lines += 1 + len(f.forks)
         if num_lines != len(self._steps.table):
             raise AssertionError(f"{len(self._steps.table)} requests and forks in the table, not {num_lines}")
+
+
+def _agreed(followed: Followed, new: list[int]) -> int:
+    """How many of ``new`` the chain begins with."""
+    agreed = 0
+    for one, token in zip(followed.made, new, strict=False):
+        if one.token_id != token:
+            break
+        agreed += 1
+    return agreed

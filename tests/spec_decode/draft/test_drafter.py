@@ -92,6 +92,8 @@ def test_many_requests_at_once_get_what_each_would_get_alone(small: Model) -> No
     drafter = make(small)
     for name, text in texts.items():
         drafter.open(name, text, GREEDY, 0)
+    while drafter.has_work:
+        drafter.work()
     asks = [ProposeReq(name, 0, len(text), [], 1 + i) for i, (name, text) in enumerate(texts.items())]
     found = {d.request_id: d.token_ids for d in drafter.propose(asks, StepBudget(64, 8))}
     assert found == {name: likely(small, text, 1 + i) for i, (name, text) in enumerate(texts.items())}
@@ -124,6 +126,19 @@ def test_prompts_are_fed_in_chunks_and_others_go_on(small: Model) -> None:
     answers = [{d.request_id: d.token_ids for d in drafter.propose(asks, StepBudget(64, 8))} for _ in range(5)]
     assert [set(a) for a in answers[:3]] == [{"short"}] * 3
     assert answers[-1] == {"long": likely(small, long, 3), "short": likely(small, short, 3)}
+
+
+def test_who_lacks_a_few_tokens_does_not_wait_for_a_prompt(small: Model) -> None:
+    rng = random.Random(7)
+    long, short = some_text(rng, 100), some_text(rng, 5)
+    drafter = make(small)
+    drafter.open("long", long, GREEDY, 0)
+    drafter.open("short", short, GREEDY, 0)
+    asks = [ProposeReq("long", 0, 100, [], 3), ProposeReq("short", 0, 5, [], 3)]
+    found = drafter.propose(asks, StepBudget(64, 8))
+    assert [d.request_id for d in found] == ["short"]
+    assert drafter.stats()["tokens_fed"] == 32 + 5 + 2
+    assert ask(drafter, "long", 100, [], 3) == likely(small, long, 3), "nobody else waits: all of it is read"
 
 
 def test_idle_time_is_used_for_prompts(small: Model) -> None:
