@@ -209,6 +209,8 @@ class Proposer:
             return
         num = len(ids)
         hit = live.waiting[:num] == ids and len(live.waiting) > num
+        if live.ahead and not live.is_tree:
+            self._found_out(live, ids)
         if live.ahead and live.tally is not None:
             live.ahead = False
             live.tally.ahead_hits += hit
@@ -219,6 +221,12 @@ class Proposer:
             live.confidence = live.confidence[num:] if live.confidence is not None else None
         else:
             self._drop(live)
+
+    def _found_out(self, live: Live, ids: list[int]) -> None:
+        """Drafts that came while a step was under way met its tokens: as good as verified, for the rates alone."""
+        num = min(len(ids), len(live.waiting))
+        agreed = next((place for place in range(num) if live.waiting[place] != ids[place]), num)
+        self._rates_of(live, live.source).observe(num, agreed, live.confidence)
 
     def _drop(self, live: Live) -> None:
         live.waiting = []
@@ -330,7 +338,7 @@ class Proposer:
                 live.tally.num_stale += 1
             return
         live.waiting = left[: live.most]
-        live.source = drafts.source
+        live.source, live.is_tree = drafts.source, drafts.parents is not None
         used = len(drafts.token_ids) - len(left)
         live.confidence = drafts.confidence[used:] if drafts.confidence is not None and _is_told(drafts) else None
         live.ahead = live.in_flight > 0
