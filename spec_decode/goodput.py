@@ -9,10 +9,12 @@ cost the waiting as well, so that is decided before they are made: for each dept
 
 Calm, so that noise costs nothing:
 
-* With no draft in the last step, drafts are taken only for a gain above 5 %, and kept while they gain 1 %.
+* With no draft in the last step, drafts are taken only for a gain above 5 %, and kept while they gain 2 %.
 * When 16 offers in a row were worth nothing, the speculators are not even asked; one step in 64 then asks, and tries a
-  few first drafts. A slow method that is not worth asking is tried as rarely, and ever more rarely in vain.
-* While drafts are taken, one step in 200 goes without: only such a step shows what going without costs today.
+  few first drafts. A slow method that is not worth asking is tried for a few steps, soon at first, because nothing is
+  known of it, and ever more rarely in vain.
+* While drafts are taken, a step goes without after 16 of them, 32 more, and so on, at last one in 256: only such a step
+  shows what going without costs today.
 """
 
 from collections.abc import Sequence
@@ -21,13 +23,15 @@ from ..engine.types import RequestId
 from .adapt import NONE, Depths, DraftingCost, Load, Offer, Wish
 from .step_costs import StepCosts
 
-_HURDLE, _STAY = 1.05, 1.01
+_HURDLE, _STAY = 1.05, 1.02
 _PATIENCE = 16  # steps
 _PROBE_EVERY = 64  # steps
-_MOST_PROBE_EVERY = 512
+_FIRST_ASK, _MOST_ASK = 32, 512
+_ASK_LENGTH = 3  # steps in a row in which a slow method is tried; the first may find a plan in flight
+_ASK_SHARE = 4  # of the decoding requests, one is tried: a batch of drafts costs little more than one
 _PROBE_WAIT = 2  # steps: what drafts beside the target comes with the next result
 _PROBE_SHARE = 8  # of the decoding requests, one is probed
-_COMPARE_EVERY = 200
+_FIRST_COMPARE, _COMPARE_EVERY = 16, 256  # steps with drafts
 _LOOK_EVERY = 8  # steps, for a slow method that was not worth it while many requests run
 
 
@@ -42,12 +46,13 @@ class Goodput:
         self._num_kept = 0  # offers since the last change or the last draft taken
         self._num_off = 0  # steps without asking
         self._num_taken = 0  # steps with drafts since one without was made on purpose
+        self._compare_at = _FIRST_COMPARE
         self._asks = _Asks()
 
     @property
     def wants_drafts(self) -> bool:
         """On, or due to probe; but not where a step without drafts is to show its cost."""
-        return self._num_taken < _COMPARE_EVERY if self._is_on else self._num_off >= _PROBE_EVERY - 1
+        return self._num_taken < self._compare_at if self._is_on else self._num_off >= _PROBE_EVERY - 1
 
     # --- drafts to be made --------------------------------------------------------------------------------------------
 
@@ -63,9 +68,11 @@ class Goodput:
                 return depths
         if asks.num_idle < asks.probe_every:
             return NONE
-        asks.num_idle, asks.probe_every = 1, min(2 * asks.probe_every, _MOST_PROBE_EVERY)
+        if asks.num_idle >= asks.probe_every + _ASK_LENGTH - 1:
+            asks.num_idle, asks.probe_every = 1, min(2 * asks.probe_every, _MOST_ASK)
         idlest = sorted(wishes, key=lambda wish: -wish.num_idle)
-        return {wish.request_id: 1 for wish in idlest[: -(-len(wishes) // _PROBE_SHARE)]}
+        asks.tried = {wish.request_id: 1 for wish in idlest[: -(-len(wishes) // _ASK_SHARE)]}
+        return asks.tried
 
     def _best_ask(
         self, wishes: Sequence[Wish], offers: Sequence[Offer], load: Load, cost: DraftingCost, hurdle: float
@@ -104,7 +111,8 @@ class Goodput:
         if num:
             return _deal(offers, num)
         if self._is_on:
-            return NONE
+            tried = self._asks.tried
+            return {offer.request_id: 1 for offer in offers if offer.request_id in tried} if tried else NONE
         likely = sorted(offers, key=lambda offer: -offer.survival[0])
         return {offer.request_id: 1 for offer in likely[: -(-load.num_decoding // _PROBE_SHARE)]}
 
@@ -123,7 +131,10 @@ class Goodput:
 
     def stepped(self, num_offers: int, num_taken: int) -> None:
         """On is kept for 16 fruitless offers at least; off until a probe finds a gain."""
-        self._num_taken = 0 if self._num_taken >= _COMPARE_EVERY else self._num_taken + (num_taken > 0)
+        self._asks.tried = NONE
+        if self._num_taken >= self._compare_at:
+            self._num_taken, self._compare_at = 0, min(2 * self._compare_at, _COMPARE_EVERY)
+        self._num_taken += num_taken > 0
         if self._is_on:
             self._took = num_taken > 0
             self._num_kept = 0 if self._took else self._num_kept + (num_offers > 0)
@@ -142,11 +153,13 @@ class Goodput:
 class _Asks:
     """Of slow methods: steps since one was last worth asking, and after how many of them one is tried again."""
 
-    __slots__ = ("num_idle", "probe_every")
+    __slots__ = ("num_idle", "probe_every", "tried")
 
     def __init__(self) -> None:
         self.num_idle = 0
-        self.probe_every = _PROBE_EVERY
+        self.tried: Depths = NONE
+        """Their drafts are verified in the next step although they are not expected to pay."""
+        self.probe_every = _FIRST_ASK
 
 
 def _gain(gain: tuple[float, Wish]) -> float:

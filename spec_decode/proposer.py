@@ -317,6 +317,8 @@ class Proposer:
         depths = self._guard(method, lambda _: self._policy.ask(wishes, offers, self._load(), cost), NONE)
         for live in batch:
             live.num_idle = 0 if live.request_id in depths else live.num_idle + 1
+        if any(live.in_flight for live in batch):  # the first draft will be the token of the step that runs
+            depths = {i: min(depth + self._live[i].in_flight, most[i]) for i, depth in depths.items()}
         if depths:
             wait.begin(now_s, cost(len(depths), max(depths.values())) / max(wait.share, 1e-9))
         self.tally.values[f"spec_disabled_state/{method.name}_cost"] = float(not depths)

@@ -13,7 +13,7 @@ _UNKNOWN: tuple[tuple[int, float], ...] = ((1, 1.0), (64, 4.0))
 """The shape assumed where nothing was measured: a further row costs a twentieth of a step. Its unit comes with the
 first real step."""
 _COMMON, _OWN, _OWN_OLD = 0.03, 0.15, 0.4
-_OLD = 64  # steps
+_OLD = 8  # steps
 _MOST_RATIO = 1.5
 """A step that took longer still was disturbed; what really changed shows again."""
 
