@@ -105,7 +105,7 @@ def plot(path: Path, rows: Rows) -> None:
         axes[0].set_title(f"Speed-up, temperature {temperature:g}")
         axes[1].set_title(f"Acceptance by position, temperature {temperature:g}, clients: {_fewest(some)}")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small", handlelength=3.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny_models
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "spec.py"
+SMALL = ["cache.num_blocks=256", "target.max_model_len=512", "target.num_threads=1"]
+OPTIONS = [word for key in SMALL for word in ("-s", key)]
 
 
 def script(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -22,13 +25,11 @@ def script(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def test_two_methods_against_off(tmp_path: Path) -> None:
     tiny_models.make_llama(tmp_path / "tiny")
     model = str(tmp_path / "tiny")
-    small = ["cache.num_blocks=256", "target.max_model_len=512", "target.num_threads=1"]
-    options = [word for key in small for word in ("-s", key)]
     load = ["--sets", "chat", "--concurrency", "2", "--temperatures", "0,1", "--requests", "2", "--repeats", "1"]
     out, plot = tmp_path / "figures.json", tmp_path / "plot.png"
     methods = ["--methods", "suffix+draft_model,idle", "--draft", model, "--policy", "fixed", "--depths", "2"]
     written = ["--max-tokens", "12", "--out", str(out), "--plot", str(plot), "--markdown"]
-    done = script("--model", model, *methods, *load, *options, *written, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    done = script("--model", model, *methods, *load, *OPTIONS, *written, XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
     rows = found["result"]["rows"]
@@ -54,3 +55,21 @@ def test_quick_changes_defaults_but_not_what_is_said() -> None:
     command = [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); {code}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["5", "1,4"], done.stderr
+
+
+@pytest.mark.e2e
+def test_a_terminated_run_leaves_no_server_behind(tmp_path: Path) -> None:
+    tiny_models.make_llama(tmp_path / "tiny")
+    command = [sys.executable, "-P", str(SCRIPT), "--model", str(tmp_path / "tiny"), "--sets", "chat", *OPTIONS]
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environ
+    ) as running:
+        assert running.stderr is not None
+        assert running.stderr.readline().startswith("off: ready")
+        started = psutil.Process(running.pid).children(recursive=True)
+        assert len(started) > 3
+        running.terminate()
+        assert running.wait(timeout=60) == 143
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert not alive
