@@ -65,4 +65,9 @@ int64_t pl_linear_int4(const float* x, const uint8_t* packed, const float* bias,
 // logits [S, V] -> out [S].
 int64_t pl_sample(const float* logits, const float* temperature, const int64_t* seeds, const int64_t* positions,
                   int64_t* out, int64_t num_rows, int64_t vocab_size);
+
+// For benchmarks: reads size bytes once; does count turns of dot products and returns the multiply-adds of a turn (0 where
+// there is no instruction for them).
+int64_t pl_ceiling_read(const uint8_t* data, int64_t size);
+int64_t pl_ceiling_dot(int64_t count);
 }

@@ -27,6 +27,8 @@ _SIGNATURES = {
     "pl_linear_int4": "ppppiii",
     "pl_pack_int8": "pppii",
     "pl_linear_int8": "pppppiii",
+    "pl_ceiling_read": "pi",
+    "pl_ceiling_dot": "i",
     "pl_sample": "pppppii",
 }
 """Argument kinds of each function (p pointer, i int64, f float); all return an int64. abi.h says what they mean."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from server import Server
 
+from paceline.kernels.native import load
+
 pytestmark = pytest.mark.e2e
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -22,9 +24,9 @@ def script(name: str, *args: str) -> str:
 
 def test_serve_compares_two_servers_in_turn(server: Server, tmp_path: Path) -> None:
     urls = ["--url", f"one={server.url}", "--url", f"two={server.url}"]
-    load = ["--concurrency", "1,3", "--requests", "4", "--repeats", "1", "--max-tokens", "8"]
+    traffic = ["--concurrency", "1,3", "--requests", "4", "--repeats", "1", "--max-tokens", "8"]
     out, plot = tmp_path / "figures.json", tmp_path / "plot.png"
-    text = script("serve.py", *urls, *load, "--out", str(out), "--plot", str(plot))
+    text = script("serve.py", *urls, *traffic, "--out", str(out), "--plot", str(plot))
     assert text.count("one ") == text.count("two ") == 2
     result = json.loads(out.read_text())["result"]
     assert [(r["server"], r["load"], r["errors"]) for r in result[:2]] == [("one", 1.0, 0), ("two", 1.0, 0)]
@@ -40,13 +42,22 @@ def test_serve_open_loop(server: Server) -> None:
 
 
 def test_memory_finds_little_waste_and_nothing_lost(server: Server) -> None:
-    load = ["--clients", "8", "--requests", "60", "--max-words", "40", "--max-tokens", "120", "--every", "0.05"]
-    text = script("memory.py", "--url", server.url, *load)
+    traffic = ["--clients", "8", "--requests", "60", "--max-words", "40", "--max-tokens", "120", "--every", "0.05"]
+    text = script("memory.py", "--url", server.url, *traffic)
     assert "KV waste" in text and "; 0 lost" in text
 
 
 def test_scheduler_prints_a_table() -> None:
     assert "256" in script("scheduler.py", "--running", "16", "256", "--steps", "30", "--rounds", "1")
+
+
+def test_kernels_holds_linears_against_the_machine() -> None:
+    if reason := load.why_not("cpu"):
+        pytest.skip(reason)
+    text = script("kernels.py", "--layers", "1", "--rows", "1,3", "--rounds", "2")
+    assert "ceiling: read" in text
+    for name in ("layers int4", "layers int8", "head int8"):
+        assert all(f"{name}, M={m} " in text for m in (1, 3))
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in BENCHMARKS.glob("*.py")))
