@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from ..engine.core.plan import RequestOutput
 from ..engine.errors import ActorError, PacelineError, UnavailableError
-from ..engine.types import ErrorInfo, RequestId, SpeculationControl
+from ..engine.types import ErrorInfo, RequestId
 from .actor import Actor, Setup, describe
 from .choice import Choice, MissingTokens
 from .mailbox import Mailbox, MailboxFull
@@ -26,27 +26,24 @@ from .messages import (
     Abort,
     AbortCall,
     ActorLost,
-    Add,
     Added,
     Admitted,
     CallFailed,
-    Chat,
     Detokenize,
     EngineState,
     Generate,
     Hello,
-    PromptInfo,
     Refused,
     Stats,
-    TextDelta,
     Tokenize,
     Tokenized,
 )
+from .open_call import OpenCall
 from .outbox import Outbox
 from .text import load_tokenizer
 from .text.convert import Converter
-from .text.prompt import Prompt, PromptEncoder, num_chars
-from .text.sampling import SamplingResolver, Sizes, choice_seed
+from .text.prompt import Prompt, PromptEncoder, num_chars_to_encode
+from .text.sampling import SamplingResolver, Sizes
 from .text.token_bytes import TokenBytes
 
 log = logging.getLogger(__name__)
@@ -58,30 +55,14 @@ _MAX_WAITING = 16_384
 _RETRY_AFTER_S = 2.0
 
 
-class _Call:
-    """One open call."""
-
-    def __init__(self, sender: str, generate: Generate, now_s: float) -> None:
-        self.sender = sender
-        self.generate = generate
-        self.arrived_s = now_s
-        self.choices: dict[RequestId, Choice] = {}
-        """Of the requests that have not ended."""
-        self.not_added: set[RequestId] = set()
-        self.prompts: list[PromptInfo] = []
-        self.held: list[TextDelta] = []
-        """Deltas made before the call was admitted."""
-        self.is_admitted = False
-
-
 class Tokenizer(Actor):
     """See the module's docstring."""
 
     def __init__(self, setup: Setup, mailbox: Mailbox) -> None:
         super().__init__(setup, mailbox)
         self._outbox = Outbox(mailbox, _MAX_WAITING)
-        self._calls: dict[str, _Call] = {}
-        self._call_of: dict[RequestId, _Call] = {}
+        self._calls: dict[str, OpenCall] = {}
+        self._call_of: dict[RequestId, OpenCall] = {}
         self._idle = asyncio.Event()
         self._tasks: TaskGroup | None = None
         self._threads = anyio.CapacityLimiter(2)
@@ -167,8 +148,8 @@ class Tokenizer(Actor):
         if (error := self._why_not()) is not None:
             self._reply(sender, CallFailed(call_id, error.info()))
             return
-        call = self._calls[call_id] = _Call(sender, generate, anyio.current_time())
-        if self._tasks is None or _num_chars(generate.chat or generate.prompts) <= _INLINE_CHARS:
+        call = self._calls[call_id] = OpenCall(sender, generate, anyio.current_time())
+        if self._tasks is None or num_chars_to_encode(generate) <= _INLINE_CHARS:
             self._encode(call)
         else:
             self._tasks.start_soon(self._encode_in_thread, call)
@@ -180,13 +161,13 @@ class Tokenizer(Actor):
             return UnavailableError("the server is shutting down; try again soon", code="draining")
         return None
 
-    def _encode(self, call: _Call) -> None:
+    def _encode(self, call: OpenCall) -> None:
         try:
             self._add_all(call, self._encoder.encode_call(call.generate, self._sizes.max_model_len))
         except Exception as e:
             self._fail(call, _info(e))
 
-    async def _encode_in_thread(self, call: _Call) -> None:
+    async def _encode_in_thread(self, call: OpenCall) -> None:
         try:
             arguments = (call.generate, self._sizes.max_model_len)
             prompts = await anyio.to_thread.run_sync(self._encoder.encode_call, *arguments, limiter=self._threads)
@@ -195,14 +176,14 @@ class Tokenizer(Actor):
         except Exception as e:
             self._fail(call, _info(e))
 
-    def _add_all(self, call: _Call, prompts: list[Prompt]) -> None:
+    def _add_all(self, call: OpenCall, prompts: list[Prompt]) -> None:
         """Send the requests of a call to the scheduler.
 
         Raises:
             InvalidRequestError: they exceed a bound.
             UnavailableError: the scheduler's mailbox is full.
         """
-        adds = [add for i, prompt in enumerate(prompts) for add in self._adds(call, i, prompt)]
+        adds = call.requests(prompts, self._resolver, self._tokens, self._sizes, anyio.current_time())
         for add in adds:
             self._call_of[add.request_id] = call
             call.not_added.add(add.request_id)
@@ -211,51 +192,6 @@ class Tokenizer(Actor):
                 self._outbox.send("scheduler", add)
         except MailboxFull as e:
             raise UnavailableError(f"the scheduler is overloaded: {e}; try again soon", code="queue_full") from e
-
-    def _adds(self, call: _Call, prompt_index: int, prompt: Prompt) -> list[Add]:
-        """The requests of one prompt."""
-        generate, sampling = call.generate, call.generate.sampling
-        prompt_logprobs = sampling.prompt_logprobs
-        if prompt_logprobs is None and generate.echo and generate.chat is None:
-            prompt_logprobs = sampling.logprobs
-        is_chat = generate.chat is not None
-        params = self._resolver.resolve(
-            sampling, len(prompt.token_ids), self._sizes, is_chat=is_chat, until_full=is_chat or generate.until_full
-        )
-        params = msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs)
-        wants_ids = generate.return_token_ids or (generate.echo and prompt_logprobs is not None)
-        ids = prompt.token_ids if wants_ids else None
-        call.prompts.append(PromptInfo(len(prompt.token_ids), ids, prompt.text))
-        deadline_s = max(0.0, generate.timeout_s - (anyio.current_time() - call.arrived_s))
-        adds: list[Add] = []
-        for i in range(generate.n):
-            index = prompt_index * generate.n + i
-            request_id = f"{generate.call_id}-{index}"
-            call.choices[request_id] = Choice(
-                generate.call_id,
-                index,
-                request_id,
-                self._tokens,
-                prompt.token_ids,
-                sampling,
-                prompt_logprobs=prompt_logprobs is not None,
-                return_token_ids=generate.return_token_ids,
-            )
-            adds.append(
-                Add(
-                    request_id,
-                    prompt.token_ids,
-                    msgspec.structs.replace(params, seed=choice_seed(sampling.seed, index)),
-                    generate.priority,
-                    generate.cache_salt,
-                    # A fork computes no prompt of its own, so it would have no log-probabilities of it.
-                    adds[0].request_id if adds and prompt_logprobs is None else None,
-                    deadline_s=deadline_s,
-                    speculation=_control(generate),
-                    prediction_ids=prompt.prediction_ids,
-                )
-            )
-        return adds
 
     def _added(self, request_id: RequestId) -> None:
         call = self._call_of.get(request_id)
@@ -297,7 +233,7 @@ class Tokenizer(Actor):
         except Exception as e:
             self._fail(call, _info(e))
 
-    def _drop(self, call: _Call, choice: Choice, *, abort: bool) -> None:
+    def _drop(self, call: OpenCall, choice: Choice, *, abort: bool) -> None:
         self._num_repairs += choice.num_repairs
         del call.choices[choice.request_id]
         if call.is_admitted:
@@ -307,11 +243,11 @@ class Tokenizer(Actor):
 
     # --- a call ends --------------------------------------------------------------------------------------------------
 
-    def _forget_if_over(self, call: _Call) -> None:
+    def _forget_if_over(self, call: OpenCall) -> None:
         if call.is_admitted and not call.choices:
             self._forget(call)
 
-    def _forget(self, call: _Call) -> None:
+    def _forget(self, call: OpenCall) -> None:
         call_id, n = call.generate.call_id, call.generate.n
         self._calls.pop(call_id, None)
         for i in range(max(1, len(call.prompts)) * n):
@@ -328,7 +264,7 @@ class Tokenizer(Actor):
             self._drop(call, choice, abort=choice.request_id in self._call_of)
         self._forget(call)
 
-    def _fail(self, call: _Call, error: ErrorInfo) -> None:
+    def _fail(self, call: OpenCall, error: ErrorInfo) -> None:
         if self._calls.get(call.generate.call_id) is call:
             self._end(call.generate.call_id)
             self._reply(call.sender, CallFailed(call.generate.call_id, error))
@@ -340,8 +276,7 @@ class Tokenizer(Actor):
     # --- the rest -----------------------------------------------------------------------------------------------------
 
     def _convert(self, sender: str, message: Tokenize | Detokenize) -> None:
-        what = (message.chat or message.prompt) if isinstance(message, Tokenize) else message.token_ids
-        if self._tasks is None or _num_chars(what) <= _INLINE_CHARS:
+        if self._tasks is None or num_chars_to_encode(message) <= _INLINE_CHARS:
             self._reply(sender, self._converted(message))
         else:
             self._tasks.start_soon(self._convert_in_thread, sender, message)
@@ -381,19 +316,6 @@ class Tokenizer(Actor):
     def _reply(self, to: str, message: Any) -> None:
         """Send what is not text and so has no other bound: at most two such messages for each call."""
         self._outbox.send(to, message, force=True)
-
-
-def _num_chars(what: Chat | list[Any] | str | None) -> int:
-    if isinstance(what, Chat):
-        what = [what.messages, what.tools, what.documents, what.template_kwargs]
-    return num_chars(what)
-
-
-def _control(generate: Generate) -> SpeculationControl | None:
-    """The call's wish; with stop strings the scheduler reports each time, for it does not know which output is last."""
-    if not generate.sampling.stop:
-        return generate.speculation
-    return msgspec.structs.replace(generate.speculation or SpeculationControl(), always_report=True)
 
 
 def _info(error: Exception) -> ErrorInfo:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from ...engine.errors import InvalidRequestError
 from ...engine.store.located import ModelCard
-from ..messages import Chat, Generate
+from ..messages import Chat, Detokenize, Generate, Tokenize
 from .chat_template import ChatTemplate, message_text
 from .control_text import ControlText
 
@@ -127,6 +127,20 @@ class PromptEncoder:
         if ids[:2] == [bos, bos]:
             return ids[1:]
         return [bos, *ids] if self._card.add_bos and ids[:1] != [bos] else ids
+
+
+def num_chars_to_encode(message: Generate | Tokenize | Detokenize) -> int:
+    """How much work a message is for the tokenizer, in characters; an id counts as one."""
+    match message:
+        case Detokenize():
+            return num_chars(message.token_ids)
+        case Tokenize():
+            what = message.chat or message.prompt
+        case _:
+            what = message.chat or message.prompts
+    if isinstance(what, Chat):
+        what = [what.messages, what.tools, what.documents, what.template_kwargs]
+    return num_chars(what)
 
 
 def num_chars(value: Any) -> int:
