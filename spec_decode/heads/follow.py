@@ -7,6 +7,7 @@ that were processed as the target's will be. What the target asks stands in the 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 
@@ -42,7 +43,8 @@ class Requests:
     def open(self, new: NewRequest) -> None:
         """A request begins, or goes on after a preemption."""
         try:
-            self._held[new.request_id] = self._table.open(new)
+            # The blocks are the target's; a head's table holds tokens only.
+            self._held[new.request_id] = self._table.open(msgspec.structs.replace(new, block_ids=[]))
         except RowError:  # the runner refused it too
             self._held.pop(new.request_id, None)
 
