@@ -1,10 +1,10 @@
-"""Token and block rejection keep the target's law: chi-square over 200 000 consecutive seeds; mutations do not.
+"""Token and block rejection keep the target's law: chi-square over 200 000 consecutive seeds.
+
+That mutations of them do not is shown in ``test_mutations.py``.
 
 Narrow vocabularies, because a bias spreads thin over a wide one. Fixed seeds; a test fails below ALPHA, and is never
 run again until it passes.
 """
-
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,8 +12,6 @@ from spec_windows import Setting, law, p_value, surprise, texts
 
 from paceline.engine.execution import filters
 from paceline.engine.types import SamplingParams
-from paceline.kernels import noise
-from paceline.kernels.verify import cpu
 
 ALPHA = 1e-6
 RULES = ["token", "block"]
@@ -138,96 +136,3 @@ def by_own_chance(drafts: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
 def test_selection_may_not_look_at_the_draft_itself(rule: str, cut, is_allowed: bool) -> None:
     setting = Setting(JOINT.logits, JOINT.weights, rule, cut=cut)
     assert (surprise(texts(setting, 2, 200_000 if is_allowed else FEW), setting) > ALPHA) is is_allowed
-
-
-# --- mutations: each must turn the statistic red ----------------------------------------------------------------------
-
-Patch = Callable[[pytest.MonkeyPatch], None]
-
-
-def no_residual(m: pytest.MonkeyPatch) -> None:
-    m.setattr(cpu, "_residual", lambda logits, *_: logits)
-
-
-def accept_on(stream: int) -> Patch:
-    """u is the noise with which id 0 was, or will be, drawn in another stream."""
-
-    def accept_shares_stream(m: pytest.MonkeyPatch) -> None:
-        keys = noise.keys
-
-        def uniforms(seeds, positions, _, windows) -> torch.Tensor:
-            return 1.0 - (-noise.exponentials(keys(seeds, positions, stream, windows), positions, 1)[:, 0]).exp()
-
-        m.setattr(noise, "uniforms", uniforms)
-
-    return accept_shares_stream
-
-
-def residual_on_the_drafts_noise(m: pytest.MonkeyPatch) -> None:
-    m.setattr(noise, "RESIDUAL", noise.DRAFT)
-
-
-def everything_on_the_targets_noise(m: pytest.MonkeyPatch) -> None:
-    m.setattr(noise, "keys", lambda seeds, *_: seeds)
-
-
-def accept_if_equal_to_another_draw(m: pytest.MonkeyPatch) -> None:
-    """A draw from p that shares nothing with the draft equals it with chance p(x)."""
-    judge = cpu._judge
-    m.setattr(cpu, "_judge", lambda p, q, hit, *rest: judge(p, hit.double(), hit, *rest))
-
-
-def no_window(m: pytest.MonkeyPatch) -> None:
-    words = noise._words
-    m.setattr(noise, "_words", lambda groups, seeds, places, stream, w: words(groups, seeds, places, stream, w * 0))
-
-
-def stop_at_the_first_failure(m: pytest.MonkeyPatch) -> None:
-    m.setattr(cpu, "_up_to_the_last_pass", cpu._before_the_first_failure)
-
-
-def unscaled_residual(m: pytest.MonkeyPatch) -> None:
-    judge = cpu._judge
-
-    def without_scale(*args) -> tuple[torch.Tensor, torch.Tensor]:
-        num, scale = judge(*args)
-        return num, torch.ones_like(scale)
-
-    m.setattr(cpu, "_judge", without_scale)
-
-
-MUTATIONS: list[tuple[Patch, str]] = [
-    *((patch, rule) for rule in RULES for patch in (
-        no_residual, accept_on(noise.DRAFT), accept_on(noise.RESIDUAL), residual_on_the_drafts_noise,
-        everything_on_the_targets_noise, accept_if_equal_to_another_draw,
-    )),
-    (no_window, "block"),
-    (stop_at_the_first_failure, "block"),
-    (unscaled_residual, "block"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("patch", "rule"), MUTATIONS, ids=lambda x: x if isinstance(x, str) else x.__name__)
-def test_mutation_is_seen(patch: Patch, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = Setting(THREE.logits, THREE.weights, rule, depth=3)
-    patch(monkeypatch)
-    assert surprise(texts(setting, 4, FEW), setting) < ALPHA
-
-
-def test_token_needs_no_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looks at nothing behind its first refusal."""
-    no_window(monkeypatch)
-    assert surprise(texts(THREE, 4, FEW), THREE) > ALPHA
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_next_token_from_the_place_of_the_last_draft_is_seen(rule: str) -> None:
-    setting = Setting(JOINT.logits, JOINT.weights, rule, wrong_place=True)
-    assert surprise(texts(setting, 3, FEW), setting) < ALPHA
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_drafts_drawn_in_bf16_but_weighed_in_fp32_are_seen(rule: str) -> None:
-    told = Q + 40.0
-    setting = Setting(P, told.softmax(-1), rule, drawn_from=told.bfloat16().float().softmax(-1))
-    assert surprise(texts(setting, 1), setting) < ALPHA
