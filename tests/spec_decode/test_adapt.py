@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from paceline.spec_decode.adapt import Fixed, Load, Offer, Table
+from paceline.spec_decode.adapt import DraftingCost, Fixed, Load, Offer, Table, Wish
 from paceline.spec_decode.goodput import Goodput
 from paceline.spec_decode.rates import MethodRates, RequestRates
 from paceline.spec_decode.step_costs import StepCosts
@@ -125,6 +125,62 @@ def test_a_probe_that_finds_a_gain_turns_it_on() -> None:
     assert policy.wants_drafts
 
 
+def chances(alpha: float, num: int) -> list[float]:
+    return [alpha**j for j in range(1, num + 1)]
+
+
+def batch_cost(draft_s: float) -> DraftingCost:
+    return lambda num_requests, depth: depth * draft_s
+
+
+def test_asks_for_as_many_drafts_as_pay_for_the_wait() -> None:
+    policy = Goodput(StepCosts([(1, 0.010), (64, 0.010)]))
+    load, wishes = Load(1, 0, 0.0), [Wish("r", chances(0.8, 8), 0)]
+    depths = [policy.ask(wishes, [], load, batch_cost(s)).get("r", 0) for s in (0.0, 0.001, 0.003, 0.02)]
+
+    def rate(depth: int, draft_s: float) -> float:
+        return (1 + sum(chances(0.8, depth))) / (0.010 + depth * draft_s)
+
+    best = [max(range(9), key=lambda k: rate(k, s)) for s in (0.0, 0.001, 0.003)]
+    assert depths == [*best, 0] and depths == sorted(depths, reverse=True) and depths[2] > 0
+
+
+def test_asks_for_those_who_use_them() -> None:
+    policy = Goodput(StepCosts([(1, 0.010), (4, 0.012), (64, 0.090)]))
+    wishes = [Wish("vague", chances(0.1, 4), 0), Wish("sure", chances(0.95, 4), 0)]
+    assert list(policy.ask(wishes, [], Load(2, 0, 0.0), batch_cost(0.0005))) == ["sure"]
+
+
+def test_drafts_that_are_there_make_a_slow_method_less_worth() -> None:
+    policy = Goodput(StepCosts([(1, 0.010), (64, 0.010)]))
+    wishes, load = [Wish("r", [0.7], 0)], Load(2, 0, 0.0)
+    assert policy.ask(wishes, [], load, batch_cost(0.002)) == {"r": 1}
+    there = [Offer("other", chances(0.99, 8))]
+    assert policy.ask(wishes, there, load, batch_cost(0.002)) == {}
+
+
+def test_a_slow_method_that_does_not_pay_is_tried_ever_more_rarely_and_its_drafts_are_verified() -> None:
+    policy = Goodput(StepCosts([(1, 0.010), (64, 0.010)]))
+    load, tried = Load(1, 0, 0.0), []
+    for step in range(600):
+        depths = policy.ask([Wish("r", [0.02], step)], [], load, batch_cost(0.008))
+        assert not depths or policy.choose([Offer("r", [0.02])], load) == {"r": 1}
+        tried += [step] if depths else []
+        policy.stepped(len(depths), sum(depths.values()))
+    gaps = [b - a for a, b in itertools.pairwise(tried) if b - a > 1]
+    assert 6 <= len(tried) <= 16 and gaps == sorted(gaps) and gaps[-1] > 100
+
+
+def test_a_step_without_drafts_shows_its_cost_now_and_then() -> None:
+    policy = Goodput(StepCosts(FREE))
+    without: list[int] = []
+    for step in range(400):
+        taken = policy.choose([Offer("r", [0.9])], Load(1, 0, 0.0)) if policy.wants_drafts else {}
+        without += [] if taken else [step]
+        policy.stepped(1 if taken else 0, sum(taken.values()))
+    assert without == [16, 49, 114, 243]
+
+
 def test_free_rows_are_used_and_dear_ones_are_not() -> None:
     offers = [Offer("r", [0.7, 0.5, 0.3, 0.1])]
     assert Goodput(StepCosts(FREE)).choose(offers, Load(1, 0, 0.0)) == {"r": 4}
@@ -201,6 +257,17 @@ def test_real_steps_correct_the_table() -> None:
     assert costs.at(8) < before * 1.2
     costs.observe(8, 0.0)
     costs.observe(0, 1.0)
+
+
+def test_a_width_in_use_does_not_drag_the_others_along() -> None:
+    costs = StepCosts([(1, 0.010), (8, 0.010), (64, 0.020)])
+    for _ in range(200):
+        costs.observe(8, 0.014)
+    assert costs.at(8) == pytest.approx(0.014, rel=0.05)
+    assert costs.at(1) < 0.0115
+    for _ in range(200):
+        costs.observe(8, 0.006)
+    assert costs.at(1) <= costs.at(8) * 1.0001  # never dearer with fewer rows
 
 
 def test_without_a_table_the_first_step_sets_the_scale() -> None:

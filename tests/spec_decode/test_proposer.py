@@ -1,5 +1,6 @@
 """Speculators around the core, seen through the real shell: who is asked, when plans go ahead, what is told after."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -13,15 +14,17 @@ from spec_engine import Engine, config
 from toy_model import ToyModel
 
 from paceline.actors import stats as metrics
-from paceline.actors.messages import Add, Refused
+from paceline.actors.messages import Add, Refused, Stats
 from paceline.engine.config import Speculation
-from paceline.engine.core.plan import RequestOutput, Row, RowResult, StepPlan, StepResult
+from paceline.engine.core.plan import Drafts, RequestOutput, Row, RowResult, StepPlan, StepResult
 from paceline.engine.types import SamplingParams, SpeculationControl, SpeculationStats
 from paceline.spec_decode.adapt import Fixed, Policy
-from paceline.spec_decode.base import Context
+from paceline.spec_decode.base import Context, ProposeReq, StepBudget
 from paceline.spec_decode.goodput import Goodput
 from paceline.spec_decode.live import Method
 from paceline.spec_decode.proposer import Proposer
+from paceline.spec_decode.speculators.suffix import Config as SuffixConfig
+from paceline.spec_decode.speculators.suffix import Suffix
 from paceline.spec_decode.step_costs import StepCosts
 
 CHAOS = "outside.chaos_speculator"
@@ -191,6 +194,62 @@ def test_drafts_made_ahead_are_cut_by_the_result_they_waited_for() -> None:
     proposer.applied(second, StepResult(1, [RowResult("r", 0, [4])]), [RequestOutput("r", 1, [4])])
     assert proposer.depths() == {"r": 2} and not proposer.waits(proposer.depths())
     assert (proposer.tally.values["spec_ahead_hits"], proposer.tally.values["spec_ahead_misses"]) == (1, 0)
+
+
+class Slow(Suffix):
+    """Takes a millisecond for a draft, and is asked for as many as pay."""
+
+    asked: list[list[int]]
+
+    def cost(self, num_requests: int, depth: int) -> float:
+        return 0.001 * depth
+
+    def propose(self, batch: Sequence[ProposeReq], budget: StepBudget) -> list[Drafts]:
+        self.asked.append([ask.depth for ask in batch])
+        return super().propose(batch, budget)
+
+
+def test_a_slow_method_is_asked_for_what_pays_and_not_where_nothing_does() -> None:
+    context = Context(vocab_size=100, max_model_len=500, max_num_seqs=8, max_draft_tokens=4)
+    for step_s, worth in ((0.020, True), (0.0001, False)):
+        slow = Slow(SuffixConfig(), context)
+        slow.asked = []
+        costs = StepCosts([(1, step_s), (64, step_s)])
+        proposer = Proposer([Method("slow", slow)], Goodput(costs), costs, 4, clock=lambda: 0.0)
+        proposer.open("r", [1, 2, 3, 4, 1, 2, 3, 1], SamplingParams(max_tokens=100))
+        play(proposer, 0, "r", [2])
+        assert bool(proposer.propose()) is worth and len(slow.asked) is int(worth)
+        assert proposer.tally.values["spec_disabled_state/slow_cost"] == float(not worth)
+
+
+def test_nothing_is_proposed_for_a_request_that_has_ended_before_it_is_reported() -> None:
+    proposer = make(Fixed(4))
+    proposer.open("r", [1, 2, 3, 4, 1], SamplingParams(max_tokens=100))
+    plan = StepPlan(0, [], [], [Row("r", 0, 4, 1, 1, [], True)])
+    proposer.sent(plan)
+    proposer.applied(plan, StepResult(0, [RowResult("r", 0, [2])]), [RequestOutput("r", 0, [2], "stop")])
+    assert proposer.propose() == [] and proposer.depths() == {}
+    assert proposer.report("r", is_last=True) is None
+
+
+def test_a_grammar_may_shorten_drafts_but_not_those_drawn_from_a_law() -> None:
+    proposer = make(Fixed(4))
+    sure, drawn = Drafts("r", 0, 3, [5, 6]), Drafts("r", 0, 3, [5, 6], draft_q=[([5], [1.0]), ([6], [1.0])])
+    assert proposer.trimmed(sure) is sure
+    proposer.trim = lambda drafts: msgspec.structs.replace(drafts, token_ids=drafts.token_ids[:1])
+    assert proposer.trimmed(sure).token_ids == [5]
+    assert proposer.trimmed(drawn) is drawn
+
+
+def test_methods_tell_what_they_count_under_known_names() -> None:
+    values = make(Fixed(4)).method_stats() | {"spec_disabled_state/drafter": 1.0, "spec_jit": 2.0}
+    assert "spec_method/suffix/num_bytes" in values
+    registry = metrics.MetricsRegistry("m")
+    registry.take(Stats("scheduler", 0, values))
+    assert registry.num_unknown == 0
+    text = registry.render().decode()
+    assert 'paceline_spec_method{count="num_bytes"' in text and "paceline_spec_jit_total{" in text
+    assert 'reason="drafter"} 1.0' in text
 
 
 def test_nothing_goes_ahead_of_drafts_that_are_being_verified() -> None:
