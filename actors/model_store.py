@@ -4,6 +4,7 @@ What it does blocks; call it in a worker thread.
 """
 
 import os
+import re
 
 import msgspec
 
@@ -13,6 +14,8 @@ from ..engine.store import inventory, resolve
 from ..engine.store.located import Located, ModelCard
 from ..engine.store.progress import Report
 from .describe import num_parameters
+
+_NAME = re.compile(r"[\w.:@/+-]{1,200}")
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +61,7 @@ class ModelStore:
         """Fetch a model, or its newest revision. ``report`` may raise, which ends the fetch; it can be resumed.
 
         Raises:
-            InvalidRequestError: no source knows the name, or it is a path of this machine.
+            InvalidRequestError: no source knows the name.
             StoreError: it cannot be had.
         """
         _refuse_paths(name)
@@ -76,8 +79,7 @@ class ModelStore:
         """
         _refuse_paths(name)
         if name not in {s.name for s in inventory.models()}:
-            raise InvalidRequestError(f"model '{name}' not found", param="model", code="model_not_found",
-                                      not_found=True)  # fmt: skip
+            raise not_found(name)
         inventory.remove(inventory.find(name))
 
 
@@ -89,6 +91,12 @@ def _card(located: Located) -> ModelCard | None:
 
 
 def _refuse_paths(name: str) -> None:
-    """What a client names must not tell it which files this machine has."""
-    if name.startswith(("/", ".", "~")) or "\\" in name or name.endswith(".gguf") or os.path.exists(name):
-        raise InvalidRequestError("model must be a name, not a path; see: paceline ls", param="model")
+    """What a client names must not tell it which files this machine has: a path is a name that nobody knows."""
+    is_name = _NAME.fullmatch(name) and not name.startswith((".", "/")) and not name.endswith(".gguf")
+    if not is_name or os.path.exists(name):
+        raise not_found(name)
+
+
+def not_found(name: str) -> InvalidRequestError:
+    """In the words that Ollama's clients look for."""
+    return InvalidRequestError(f"model '{name[:100]}' not found", param="model", code="model_not_found", not_found=True)

@@ -41,6 +41,14 @@ def test_temperatures_just_above_zero_are_raised(asked: float, used: float) -> N
     assert resolve(temperature=asked).temperature == used
 
 
+def test_a_completion_fills_the_context_only_where_it_is_told_to() -> None:
+    resolver = SamplingResolver(byte_level(), card())
+    wishes = (True, False, None)
+    told = [resolver.resolve(Sampling(), 40, SIZES, is_chat=False, until_full=w).max_tokens for w in wishes]
+    assert told == [60, 16, 16]
+    assert resolver.resolve(Sampling(max_tokens=5), 40, SIZES, is_chat=False, until_full=True).max_tokens == 5
+
+
 def test_top_k_minus_one_is_off() -> None:
     assert resolve(top_k=-1).top_k == 0
 
