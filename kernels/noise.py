@@ -10,6 +10,8 @@ its own (``keys``), so that one op, ``sample``, serves them all.
 
 import torch
 
+from .native import load, tensors
+
 TARGET, ACCEPT, RESIDUAL, DRAFT, SIBLING = range(5)
 """Streams: the target's own draws (shared with a drafter only under the coupled rule), the accept tests, the next token
 behind a refusal, drafts drawn from q, and SIBLING + j the test of the j-th child of a tree's node. The window of all
@@ -18,6 +20,8 @@ but TARGET is the number of committed tokens when the step (or the draft) was ma
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+
+_philox = load.function("pl_philox")
 
 _Words = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -58,7 +62,15 @@ def philox(counter: _Words, key: tuple[torch.Tensor, torch.Tensor]) -> _Words:
 def _words(
     groups: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor, stream: int, windows: torch.Tensor
 ) -> _Words:
-    """The four words of each group of ids, for int64 tensors that broadcast against one another."""
+    """The four words of each group of ids, for int64 tensors that broadcast against one another.
+
+    Natively the same bits where a handful is asked for, since a hundred torch calls would outlast the step's draws.
+    """
+    if groups.shape == seeds.shape == positions.shape == windows.shape and load.why_not(seeds.device.type) is None:
+        given = [tensors.dense(x) for x in (groups, seeds, positions, windows)]
+        out = torch.empty(4, *seeds.shape, dtype=torch.int64)
+        _philox(*(tensors.int64(x) for x in given), out.data_ptr(), seeds.numel(), stream)
+        return out[0], out[1], out[2], out[3]
     group, seed, position, window = torch.broadcast_tensors(groups, seeds, positions, windows)
     counter = (group, position & _MASK, torch.full_like(position, stream), window & _MASK)
     return philox(counter, (seed & _MASK, (seed >> 32) & _MASK))

@@ -4,7 +4,7 @@
 #pragma once
 #include <cstdint>
 
-#define PL_ABI 3
+#define PL_ABI 4
 
 enum PlPages : int64_t { PL_FP32 = 0, PL_BF16 = 1 };
 
@@ -61,6 +61,15 @@ int64_t pl_pack_int4(const uint8_t* blocks, const uint16_t* scales, const uint16
 // x [T, K] -> out [T, N]; bias [N] or null.
 int64_t pl_linear_int4(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t num_tokens, int64_t n,
                        int64_t k);
+
+// For D rows of logits [S, V] that `places` names: top [D], the lowest id of the largest logit, and sums [D], the logarithm of
+// the sum of exponentials, or just the largest logit where the row's temperature is 0.
+int64_t pl_summarise(const float* logits, const float* temperature, const int64_t* places, int64_t* top, double* sums,
+                     int64_t num_places, int64_t num_rows, int64_t vocab_size);
+
+// out [4, n]: the words of each Philox counter (group, position, stream, window), of which the low 32 bits count, under a seed.
+int64_t pl_philox(const int64_t* groups, const int64_t* seeds, const int64_t* positions, const int64_t* windows,
+                  int64_t* out, int64_t n, int64_t stream);
 
 // logits [S, V] -> out [S].
 int64_t pl_sample(const float* logits, const float* temperature, const int64_t* seeds, const int64_t* positions,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-ABI = 3
+ABI = 4
 """Raised with every change of a signature; must equal ``PL_ABI`` in abi.h."""
 
 ISAS = ("portable", "avx2", "avx512")
@@ -29,6 +29,8 @@ _SIGNATURES = {
     "pl_linear_int8": "pppppiii",
     "pl_ceiling_read": "pi",
     "pl_ceiling_dot": "i",
+    "pl_summarise": "pppppiii",
+    "pl_philox": "pppppii",
     "pl_sample": "pppppii",
 }
 """Argument kinds of each function (p pointer, i int64, f float); all return an int64. abi.h says what they mean."""

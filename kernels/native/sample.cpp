@@ -65,3 +65,32 @@ int64_t pl_sample(const float* logits, const float* temperature, const int64_t* 
     });
     return 0;
 }
+
+int64_t pl_summarise(const float* logits, const float* temperature, const int64_t* places, int64_t* top, double* sums,
+                     int64_t num_places, int64_t num_rows, int64_t vocab_size) {
+    using namespace pl;
+    for (int64_t i = 0; i < num_places; ++i)
+        if (places[i] < 0 || places[i] >= num_rows) return 1 + i;
+    const auto greedy = PL_PICK(argmax_row);
+    const auto sum = PL_PICK(sum_exp_row);
+    split(num_places, 65536 / (vocab_size + 1) + 1, [=](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const float* row = logits + places[i] * vocab_size;
+            top[i] = greedy(row, vocab_size);
+            const float most = row[top[i]];
+            sums[i] = temperature[places[i]] > 0.0f ? most + std::log(sum(row, vocab_size, most)) : most;
+        }
+    });
+    return 0;
+}
+
+int64_t pl_philox(const int64_t* groups, const int64_t* seeds, const int64_t* positions, const int64_t* windows,
+                  int64_t* out, int64_t n, int64_t stream) {
+    for (int64_t i = 0; i < n; ++i) {
+        uint32_t words[4] = {static_cast<uint32_t>(groups[i]), static_cast<uint32_t>(positions[i]),
+                             static_cast<uint32_t>(stream), static_cast<uint32_t>(windows[i])};
+        pl::philox(words, static_cast<uint32_t>(seeds[i]), static_cast<uint32_t>(static_cast<uint64_t>(seeds[i]) >> 32));
+        for (int j = 0; j < 4; ++j) out[j * n + i] = words[j];
+    }
+    return 0;
+}

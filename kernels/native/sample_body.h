@@ -106,3 +106,15 @@ static int64_t sample_row(const float* logits, int64_t size, int64_t top, uint64
     }
     return best.id;
 }
+
+// Sum of exp(x - most). Lanes are emptied into fp64 every few hundred terms: fp32 alone would lose digits over 150k ids.
+static double sum_exp_row(const float* x, int64_t size, float most) {
+    constexpr int64_t step = 32 * W;
+    double total = 0.0;
+    for (int64_t i = 0; i < size; i += step) {
+        F sum{};
+        for (int64_t at = i; at < i + step && at < size; at += W) sum += exp(logits_at(x, at, size) - most);
+        total += sum_of(sum);
+    }
+    return total;
+}

@@ -7,15 +7,11 @@ a refusal is p but for at most M ids. So one pass over the logits of a drafted p
 import torch
 
 from .. import noise
-from ..dispatch import backend
+from ..native import load, tensors
+from ..sample.cpu import run as sample
 
-_MOST_ELEMENTS = 1 << 16
-"""Logits are read in slices of about this many, which stay in a core's cache."""
-
-
-def why_not(device: str) -> str | None:
-    """Why this cannot serve a kind of device, or None."""
-    return None if device == "cpu" else f"chosen for cpu, not {device}"
+why_not = load.why_not
+_summarise = load.function("pl_summarise")
 
 
 def run(
@@ -29,7 +25,7 @@ def run(
     rule: str,
 ) -> torch.Tensor:
     """See ``ops.verify``."""
-    sample = backend("sample", logits)
+    logits = tensors.dense(logits)
     last = torch.nonzero(draft_ids < 0).flatten()
     drafted = torch.nonzero(draft_ids >= 0).flatten()
     if not len(drafted):
@@ -46,37 +42,36 @@ def run(
     num, scale = _judge(p, q, hit, u, last - first, rule)
 
     at = first + num
-    scores, chosen_by = logits[at], seeds[at]
+    chosen_by = seeds[at]
     refused = torch.nonzero((at < last) & (temperature[at] > 0)).flatten()  # greedy: what a sure law leaves is that law
-    if len(refused):
-        places = at[refused]
-        d = torch.searchsorted(drafted, places)  # index among the drafts
-        scale = scale[refused].unsqueeze(1)
-        scores[refused] = _residual(scores[refused], normaliser[d], support[d], p[d], q[d] / scale)
-        chosen_by[refused] = noise.keys(seeds[places], positions[places], noise.RESIDUAL, positions[first[refused]])
-    return torch.stack([num, sample(scores, temperature[at], chosen_by, positions[at])], dim=1)
+    if not len(refused):
+        return torch.stack([num, sample(logits[at], temperature[at], chosen_by, positions[at])], dim=1)
+    places = at[refused]
+    d = torch.searchsorted(drafted, places)  # index among the drafts
+    scores = _residual(logits[places], normaliser[d], support[d], p[d], q[d] / scale[refused].unsqueeze(1))
+    if len(refused) < len(at):
+        scores = logits[at].index_copy_(0, refused, scores)
+    chosen_by[refused] = noise.keys(seeds[places], positions[places], noise.RESIDUAL, positions[first[refused]])
+    token = sample(scores, temperature[at], chosen_by, positions[at])
+    empty = torch.isinf(scores.gather(1, token.unsqueeze(1))[:, 0])
+    if empty.any():  # nothing is left but rounding: then of p
+        token[empty] = sample(logits[at[empty]], temperature[at[empty]], chosen_by[empty], positions[at[empty]])
+    return torch.stack([num, token], dim=1)
 
 
 def _laws(
     logits: torch.Tensor, temperature: torch.Tensor, drafted: torch.Tensor, support: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The target's chances fp64 [D, M] of the ids in ``support`` at the D drafted places, and log-sum-exp fp64 [D]."""
-    p = torch.empty(support.shape, dtype=torch.float64, device=logits.device)
-    normaliser = torch.zeros(len(drafted), dtype=torch.float64, device=logits.device)
-    sampled = temperature[drafted] > 0
-    size = max(1, _MOST_ELEMENTS // logits.shape[1])
-    for start in range(0, len(drafted), size):
-        part = slice(start, start + size)
-        x = logits[drafted[part]] if size > 1 else logits[int(drafted[start])].unsqueeze(0)  # no copy of one row
-        ids, is_sampled = support[part], sampled[part]
-        if is_sampled.any():
-            best = x.amax(-1, keepdim=True)
-            normaliser[part] = (x - best).exp_().sum(-1, dtype=torch.float64).log() + best[:, 0]
-        p[part] = (x.gather(1, ids).double() - normaliser[part].unsqueeze(1)).exp()
-        if not is_sampled.all():
-            sure = (ids == x.argmax(-1, keepdim=True)).double()
-            p[part] = torch.where(is_sampled.unsqueeze(1), p[part], sure)
-    return p, normaliser
+    top, normaliser = torch.empty_like(drafted), torch.empty(len(drafted), dtype=torch.float64)
+    num_rows, vocab_size = logits.shape
+    _summarise(
+        tensors.fp32(logits), tensors.fp32(temperature), tensors.int64(drafted), top.data_ptr(), normaliser.data_ptr(),
+        len(drafted), num_rows, vocab_size,
+    )  # fmt: skip
+    p = (logits[drafted.unsqueeze(1), support].double() - normaliser.unsqueeze(1)).exp()
+    sure = (support == top.unsqueeze(1)).double()
+    return torch.where((temperature[drafted] > 0).unsqueeze(1), p, sure), normaliser
 
 
 def _judge(
@@ -126,7 +121,6 @@ def _pass_chance(rho: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
 def _residual(
     logits: torch.Tensor, normaliser: torch.Tensor, support: torch.Tensor, p: torch.Tensor, q: torch.Tensor
 ) -> torch.Tensor:
-    """The logits fp32 [n, V] of [p - q] cut off at 0, or of p where nothing is left; p, q fp64 [n, M] on support."""
+    """The logits fp32 [n, V] of [p - q] cut off at 0, made from those of p in place; p, q fp64 [n, M] on support."""
     left = ((p - q).clamp(min=0.0).log() + normaliser.unsqueeze(1)).float()
-    rest = logits.scatter_reduce(1, support, left, "amin")  # least: unused places repeat an id with q = 0
-    return torch.where(rest.amax(-1, keepdim=True) > -torch.inf, rest, logits)
+    return logits.scatter_reduce_(1, support, left, "amin")  # least: unused places repeat an id with q = 0
