@@ -200,7 +200,7 @@ def test_what_it_costs_is_measured_and_leaves_nothing_behind(target: Any, kind: 
 
 def test_a_head_that_fails_is_switched_off(target: Any, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        wanted_layers = (1,)
+        wanted_layers: tuple[int, ...] = (1,)
         num_calls = 0
 
         def opened(self, new: NewRequest) -> None: ...
