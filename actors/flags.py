@@ -37,6 +37,7 @@ SERVER_FLAGS = (
     Flag("--host", "server.host", str, "address to listen on (127.0.0.1)"),
     Flag("--port", "server.port", int, "port to listen on (8000)"),
     Flag("--api-key", "server.api_keys", "list", "ask clients for this key; may be repeated"),
+    Flag("--enable-model-management", "server.model_management", "true"),
     Flag("--served-model-name", "server.served_model_name", str, "the name clients see"),
     Flag("--max-num-seqs", "scheduler.max_num_seqs", int, "most requests running at once (64)"),
     Flag("--max-num-queued-reqs", "scheduler.max_queued_requests", int),
@@ -65,6 +66,7 @@ NOTED_SWITCHES = {
     "--enable-auto-tool-choice": "tool calls are not parsed in this version",
     "--disable-log-requests": "requests are not logged",
     "--no-enable-log-requests": "requests are not logged",
+    "--per-request-spec-decode-metrics": "answers always tell what speculation did",
     "--disable-log-stats": "statistics are at /metrics, not in the log",
 }
 REFUSED = {
