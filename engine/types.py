@@ -82,6 +82,8 @@ class SpeculationStats(msgspec.Struct, frozen=True, array_like=True, omit_defaul
     ahead_misses: int = 0
     per_step_accepted: list[int] | None = None
     per_step_drafted: list[int] | None = None
+    off_reason: str | None = None
+    """Why nothing more was drafted at the end: ``policy`` = it did not pay, ``fault`` = a method failed."""
 
     @property
     def num_steps(self) -> int:

@@ -50,6 +50,11 @@ class Policy(Protocol):
         """Are speculators to be asked before the next step?"""
         ...
 
+    @property
+    def is_off(self) -> bool:
+        """Does speculation rest, for longer than a step?"""
+        ...
+
     def ask(self, wishes: Sequence[Wish], offers: Sequence[Offer], load: Load, cost: DraftingCost) -> Depths:
         """How many drafts are to be made for each request by a method for which the step waits; ``offers`` are there.
 
@@ -69,11 +74,10 @@ class Policy(Protocol):
 class Fixed:
     """Always all that is offered, up to ``depth`` a request."""
 
-    wants_drafts = True
-
     def __init__(self, depth: int) -> None:
         self._depth = depth
         self.wants_drafts = depth > 0
+        self.is_off = depth <= 0
 
     def ask(self, wishes: Sequence[Wish], offers: Sequence[Offer], load: Load, cost: DraftingCost) -> Depths:
         """All that will be verified."""
@@ -91,6 +95,7 @@ class Table:
     """By the number of decoding requests: rows of [least, most, depth], the first that fits."""
 
     wants_drafts = True
+    is_off = False
 
     def __init__(self, rows: Sequence[tuple[int, int, int]]) -> None:
         self._rows = list(rows)

@@ -54,6 +54,11 @@ class Goodput:
         """On, or due to probe; but not where a step without drafts is to show its cost."""
         return self._num_taken < self._compare_at if self._is_on else self._num_off >= _PROBE_EVERY - 1
 
+    @property
+    def is_off(self) -> bool:
+        """No draft paid lately, and speculators are only asked to probe."""
+        return not self._is_on
+
     # --- drafts to be made --------------------------------------------------------------------------------------------
 
     def ask(self, wishes: Sequence[Wish], offers: Sequence[Offer], load: Load, cost: DraftingCost) -> Depths:

@@ -135,7 +135,9 @@ class Proposer:
             self._close(live)
         if live.tally is None or not (is_last or live.always_report):
             return None
-        return live.tally.report()
+        if any(method not in self._methods for method in live.methods):
+            return live.tally.report("fault")
+        return live.tally.report("policy" if self._policy.is_off else None)
 
     def _close(self, live: Live) -> None:
         del self._live[live.request_id]
@@ -388,7 +390,7 @@ class Proposer:
         self._end_waits(now_s)
         self._sent_s = now_s
         self._policy.stepped(num_offers, num_taken)
-        self.tally.values["spec_disabled_state/policy"] = float(not self._policy.wants_drafts)
+        self.tally.values["spec_disabled_state/policy"] = float(self._policy.is_off)
 
     def _end_waits(self, now_s: float) -> None:
         """Waiting for drafts is no overhead: it was counted before they were asked for."""

@@ -27,7 +27,7 @@ class RequestTally:
         if self.steps is not None:
             self.steps.append((num_accepted, num_drafts))
 
-    def report(self) -> SpeculationStats | None:
+    def report(self, off_reason: str | None = None) -> SpeculationStats | None:
         """None where no step counted."""
         if not self.drafted:
             return None
@@ -42,6 +42,7 @@ class RequestTally:
             self.ahead_misses,
             None if self.steps is None else [accepted for accepted, _ in self.steps],
             None if self.steps is None else [drafted for _, drafted in self.steps],
+            off_reason,
         )
 
 

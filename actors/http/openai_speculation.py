@@ -112,6 +112,6 @@ def metrics(stats: SpeculationStats) -> dict[str, Any]:
         "stale_drafts": stats.stale_drafts,
         "ahead_hits": stats.ahead_hits,
         "ahead_misses": stats.ahead_misses,
-        "off_reason": None,
+        "off_reason": stats.off_reason,
     }
     return {"speculative_decoding": told, "speculation": ours}

@@ -241,6 +241,31 @@ def test_a_grammar_may_shorten_drafts_but_not_those_drawn_from_a_law() -> None:
     assert proposer.trimmed(drawn) is drawn
 
 
+def test_a_request_is_told_why_nothing_more_was_drafted() -> None:
+    class Failing(Suffix):
+        def propose(self, batch: Sequence[ProposeReq], budget: StepBudget) -> list[Drafts]:
+            raise RuntimeError("broken")
+
+    context = Context(vocab_size=100, max_model_len=500, max_num_seqs=8, max_draft_tokens=4)
+    for speculator, off, reason in (
+        (Suffix(SuffixConfig(), context), False, None),
+        (Suffix(SuffixConfig(), context), True, "policy"),
+        (Failing(SuffixConfig(), context), False, "fault"),
+    ):
+        policy = Goodput(StepCosts([(1, 0.01), (64, 0.01)]))
+        proposer = Proposer([Method("suffix", speculator)], policy, StepCosts(), 4, clock=lambda: 0.0)
+        proposer.open("r", [1, 2, 3, 1, 2], SamplingParams(max_tokens=100), control=SpeculationControl())
+        live = proposer._live["r"]
+        assert live.tally is not None
+        live.tally.verified("suffix", 4, 2)
+        play(proposer, 0, "r", [3])
+        proposer.propose()
+        for _ in range(16 if off else 0):
+            policy.stepped(1, 0)
+        told = proposer.report("r", is_last=True)
+        assert told is not None and told.off_reason == reason
+
+
 def test_methods_tell_what_they_count_under_known_names() -> None:
     values = make(Fixed(4)).method_stats() | {"spec_disabled_state/drafter": 1.0, "spec_jit": 2.0}
     assert "spec_method/suffix/num_bytes" in values
