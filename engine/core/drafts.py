@@ -40,6 +40,8 @@ def advance(drafts: Drafts, committed: Sequence[int], *, trees: bool = True) -> 
     """
     num = len(committed)
     if drafts.parents is None:
+        if not num:
+            return Left(drafts.token_ids, None, drafts.draft_q)
         shared = min(num, len(drafts.token_ids))
         if drafts.token_ids[:shared] != list(committed[:shared]):
             return None
@@ -72,8 +74,11 @@ def cut(left: Left, most: int, deepest: int) -> Left:
     """The first ``most`` drafts of those at most ``deepest`` tokens away; of a tree that is a tree again."""
     ids, parents, laws = left
     if parents is None:
-        num = max(0, min(most, deepest))
-        return left if num >= len(ids) else Left(ids[:num], None, None if laws is None else laws[:num])
+        num = most if most < deepest else deepest
+        if num >= len(ids):
+            return left
+        num = max(num, 0)
+        return Left(ids[:num], None, None if laws is None else laws[:num])
     depth = depths(parents)
     kept = [node for node, d in enumerate(depth) if d < deepest][: max(0, most)]
     if len(kept) == len(ids):

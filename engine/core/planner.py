@@ -100,10 +100,11 @@ class Planner:
             if budget <= 0:
                 break
             if depth and request.drafts is not None:
-                left = self._drafts_for(request, depth)
+                allowed = depth if isinstance(depth, int) else depth.get(request.request_id, 0)
+                left = self._drafts_for(request) if allowed > 0 else _NOTHING
                 if left is None:
                     continue
-                if left.token_ids and (used := self._plan_drafts(step, request, left)):
+                if left.token_ids and (used := self._plan_drafts(step, request, left, allowed)):
                     budget -= used
                     continue
             blocks = request.blocks
@@ -121,14 +122,10 @@ class Planner:
             budget -= 1
         step.budget = budget
 
-    def _drafts_for(self, request: Request, depth: DraftDepth) -> Left | None:
-        """The drafts to verify, or none; None = wait for the result that tells whether waiting drafts still fit.
-
-        How many are kept never depends on what they say: rules that weigh sampled drafts would be biased by that.
-        """
-        allowed = depth if isinstance(depth, int) else depth.get(request.request_id, 0)
+    def _drafts_for(self, request: Request) -> Left | None:
+        """The drafts that wait, or none; None = wait for the result that tells whether they still fit."""
         drafts = request.drafts
-        if allowed <= 0 or drafts is None:
+        if drafts is None:
             return _NOTHING
         if request.after >= 0:
             return None
@@ -138,18 +135,21 @@ class Planner:
             if left is None:
                 self._counters.stale("diverged")
             return _NOTHING
-        return cut(left, allowed, request.max_len - request.num_known - 1)
+        return left
 
-    def _plan_drafts(self, step: Step, request: Request, left: Left) -> int:
-        """A row that verifies as much of ``left`` as budget and spare blocks allow; tokens used, 0 = none fits."""
+    def _plan_drafts(self, step: Step, request: Request, left: Left, allowed: int) -> int:
+        """A row that verifies as much of ``left`` as is allowed, and budget and blocks can bear; tokens used, 0 = none.
+
+        How much never depends on what the drafts say: rules that weigh sampled drafts would be biased by that.
+        """
         known, num_blocks = request.num_known, len(request.blocks)
         base_blocks = self._tables.blocks_for(known)
         slots = (base_blocks + max(0, step.draft_blocks)) * self._config.block_size
-        num = min(len(left.token_ids), step.draft_budget, slots - known)
-        if num <= 0 or (base_blocks > num_blocks and not self._tables.pool.num_free):
-            return 0
-        ids, parents, laws = cut(left, num, num)
+        most = min(allowed, step.draft_budget, slots - known)
+        ids, parents, laws = cut(left, most, request.max_len - known - 1)
         num = len(ids)
+        if not num or (base_blocks > num_blocks and not self._tables.pool.num_free):
+            return 0
         new = self._tables.grow(request, known + num)
         step.draft_blocks -= len(request.blocks) - base_blocks
         step.draft_budget -= num

@@ -30,17 +30,18 @@ def pack(
         owners = np.repeat(lines, counts)
         positions = np.arange(query_starts[-1], dtype=np.int32) + np.repeat(starts - query_starts[:-1], counts)
     block, offset = np.divmod(positions, np.int32(block_size))
-    slots = table.blocks[owners, block] * np.int32(block_size) + offset
-    token_ids = table.tokens[owners, positions]
+    slot = table.blocks[owners, block] * np.int32(block_size) + offset
+    tokens = table.tokens[owners, positions]
     parents = None
     if any(f.row.draft_parents is not None for f in rows):
         parents = np.arange(-1, len(positions) - 1, dtype=np.int32)
         for f, end in zip(rows, query_starts[1:].tolist(), strict=True):
             if f.row.draft_parents is not None:
                 _bend(positions, parents, f.row, end)
-    arrays = (token_ids, positions, slots, query_starts, starts + counts, table.blocks[lines, :most_blocks])
+    arrays = (tokens, positions, slot, query_starts, starts + counts, table.blocks[lines, :most_blocks])
     tree = None if parents is None else _tensor(parents, device)
-    return Batch(*(_tensor(a, device) for a in arrays), tree), query_starts
+    token_ids, where, slots, bounds, context_lens, block_tables = (_tensor(a, device) for a in arrays)
+    return Batch(token_ids, where, slots, bounds, context_lens, block_tables, tree), query_starts
 
 
 def _bend(positions: np.ndarray, parents: np.ndarray, row: Row, end: int) -> None:
