@@ -506,6 +506,58 @@ def speaking(**changes: object) -> Harness:
     return harness
 
 
+def test_a_tree_rides_in_the_row_and_its_path_is_kept() -> None:
+    harness = speaking()
+    good = truth(harness, "a", 5)
+    tree = ([good[0] ^ 1, good[0], 7, good[1], good[1] ^ 1, good[2]], [-1, -1, 0, 1, 1, 3])
+    laws = [([x], [1.0]) for x in tree[0]]
+    assert harness.core.offer(Drafts("a", 0, 5, *tree, draft_q=laws)) == tree[0]
+    plan = harness.schedule(5)
+    assert plan is not None
+    row = plan.rows[0]
+    assert (row.draft_ids, row.draft_parents, row.draft_q) == (tree[0][:5], tree[1][:5], laws[:5])
+    (output,) = harness.answer()
+    assert output.token_ids == good[:3]
+    stats = harness.core.stats()
+    assert (stats.num_draft_tokens, stats.num_accepted_tokens) == (5, 2)
+    assert stats.num_used_blocks == 2  # 7 slots are valid
+    plan = harness.schedule(5)  # of the tree nothing is left: the sixth node was the token that the target added itself
+    assert plan is not None and plan.rows[0].draft_ids == []
+
+
+def test_without_trees_the_best_child_is_verified() -> None:
+    harness = speaking(draft_trees=False)
+    good = truth(harness, "a", 2)
+    harness.core.offer(Drafts("a", 0, 5, [good[0], 9, good[1]], [-1, -1, 0]))
+    plan = harness.schedule(5)
+    assert plan is not None and (plan.rows[0].draft_ids, plan.rows[0].draft_parents) == (good, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "accepted"),
+    [(None, 2), *((p, 2) for p in ([1], [1, 2], [0, 2], [2, 1], [1, 3, 3], [1, 9], [-1, 1])), ([1, 3], 3)],
+)
+def test_a_path_that_is_none_ends_the_request(path: list[int] | None, accepted: int) -> None:
+    harness = speaking()
+    harness.core.offer(Drafts("a", 0, 5, [1, 2, 3, 4], [-1, -1, 0, 1]))
+    harness.schedule(5)
+    harness.edit = lambda result: StepResult(
+        result.step, [RowResult("a", 0, [2, 4, 5, 6][: accepted + 1], accepted, path=path)]
+    )
+    harness.answer()
+    last = harness.streams["a"].last
+    assert last is not None and last.error is not None and "does not fit its row" in last.error.message
+
+
+def test_a_path_that_fits_is_believed() -> None:
+    harness = speaking()
+    harness.core.offer(Drafts("a", 0, 5, [1, 2, 3, 4], [-1, -1, 0, 1]))
+    harness.schedule(5)
+    harness.edit = lambda result: StepResult(result.step, [RowResult("a", 0, [2, 4, 5], 2, path=[1, 3])])
+    (output,) = harness.answer()
+    assert output.token_ids == [2, 4, 5] and output.error is None
+
+
 def test_drafts_ride_in_the_row_and_what_agrees_is_kept() -> None:
     harness = speaking()
     good = truth(harness, "a", 5)
