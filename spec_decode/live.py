@@ -36,8 +36,8 @@ class Live:
     """An open request. ``length`` counts committed tokens."""
 
     __slots__ = (
-        "ahead", "always_report", "confidence", "epoch", "has_begun", "in_flight", "is_tree", "length", "methods",
-        "most", "num_idle", "num_left", "params", "pending", "prediction", "prompt", "rates", "request_id", "salt",
+        "ahead", "always_report", "confidence", "epoch", "has_begun", "in_flight", "length", "methods", "most",
+        "num_idle", "num_left", "params", "parents", "pending", "prediction", "prompt", "rates", "request_id", "salt",
         "source", "started", "tally", "verifying", "waiting",
     )  # fmt: skip
 
@@ -69,8 +69,8 @@ class Live:
         """Drafts that the core keeps for its next step."""
         self.confidence: list[float] | None = None
         self.source = ""
-        self.is_tree = False
-        """Whether ``waiting`` is of a tree."""
+        self.parents: list[int] | None = None
+        """Of a tree that waits; None = a chain."""
         self.ahead = False
         """The waiting drafts begin with tokens of an unanswered step."""
         self.verifying: tuple[RequestRates, str, list[float] | None] | None = None

@@ -32,6 +32,7 @@ from .live import Live, Method, Wait
 from .rates import MethodRates, RequestRates
 from .step_costs import StepCosts
 from .tally import RequestTally, Tally
+from .tree import descend
 
 log = logging.getLogger(__name__)
 
@@ -209,26 +210,21 @@ class Proposer:
         self._ready[live.request_id] = live
         if not live.waiting:
             return
-        num = len(ids)
-        hit = live.waiting[:num] == ids and len(live.waiting) > num
-        if live.ahead and not live.is_tree:
-            self._found_out(live, ids)
+        agreed, left, parents = descend(live.waiting, live.parents, ids)
+        hit = agreed == len(ids) and bool(left)
+        if live.ahead:  # as good as verified
+            num = len(ids) if live.parents is not None else min(len(ids), len(live.waiting))
+            self._rates_of(live, live.source).observe(num, agreed, live.confidence)
         if live.ahead and live.tally is not None:
             live.ahead = False
             live.tally.ahead_hits += hit
             live.tally.ahead_misses += not hit
             self.tally.add("spec_ahead_hits" if hit else "spec_ahead_misses")
         if hit:
-            live.waiting = live.waiting[num:]
-            live.confidence = live.confidence[num:] if live.confidence is not None else None
+            live.waiting, live.parents = left, parents
+            live.confidence = live.confidence[agreed:] if live.confidence is not None else None
         else:
             self._drop(live)
-
-    def _found_out(self, live: Live, ids: list[int]) -> None:
-        """Drafts that came while a step was under way met its tokens: as good as verified, for the rates alone."""
-        num = min(len(ids), len(live.waiting))
-        agreed = next((place for place in range(num) if live.waiting[place] != ids[place]), num)
-        self._rates_of(live, live.source).observe(num, agreed, live.confidence)
 
     def _drop(self, live: Live) -> None:
         live.waiting = []
@@ -342,7 +338,8 @@ class Proposer:
                 live.tally.num_stale += 1
             return
         live.waiting = left[: live.most]
-        live.source, live.is_tree = drafts.source, drafts.parents is not None
+        live.source = drafts.source
+        live.parents = drafts.parents if len(left) == len(drafts.token_ids) else None
         used = len(drafts.token_ids) - len(left)
         live.confidence = drafts.confidence[used:] if drafts.confidence is not None and _is_told(drafts) else None
         live.ahead = live.in_flight > 0

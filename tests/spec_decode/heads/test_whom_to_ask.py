@@ -22,7 +22,7 @@ PROMPTS = [[3 + 7 * i, 10 + i, 40 + 3 * i] for i in range(4)]
 
 
 def serve(
-    monkeypatch: pytest.MonkeyPatch, target: Any, head: Path, cost_s: float, control: Any = None
+    monkeypatch: pytest.MonkeyPatch, target: Any, head: Path, cost_s: float, control: Any = None, width: int = 1
 ) -> tuple[Engine, list[StepPlan]]:
     """Answer ``PROMPTS`` with a head whose draft is said to cost ``cost_s``, beside steps of 10 ms; the plans."""
     plans: list[StepPlan] = []
@@ -33,13 +33,14 @@ def serve(
         return msgspec.structs.replace(plain(self), draft_costs=costs, step_costs=[(1, 0.01), (64, 0.02)])
 
     def observer() -> Any:
-        made = head_runs.build("medusa", head, target.model)
+        made = head_runs.build("medusa", head, target.model, width=width)
         propose = made.propose
         made.propose = lambda plan: (plans.append(plan), propose(plan))[1]
         return made
 
     monkeypatch.setattr(RunnerTarget, "hello", hello)
-    section = Speculation(methods=["medusa"], max_draft_tokens=4, settings={"medusa": {"model": str(head)}})
+    table = {"model": str(head), "width": width}
+    section = Speculation(methods=["medusa"], max_draft_tokens=4, settings={"medusa": table})
 
     async def main() -> Engine:
         async with Engine(config(section), model=target.model, make_observer=observer) as engine:
@@ -65,11 +66,12 @@ def test_a_good_head_is_asked(monkeypatch: pytest.MonkeyPatch, target: Any, tmp_
     assert any(max(plan.asks, default=0) > 0 for plan in plans)
 
 
+@pytest.mark.parametrize("width", [1, 3])
 def test_a_head_that_is_never_right_is_hardly_asked(
-    monkeypatch: pytest.MonkeyPatch, target: Any, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, target: Any, tmp_path: Path, width: int
 ) -> None:
     head = tiny_heads.make_medusa(tmp_path / "head", target.model, [[1] * 40])
-    engine, plans = serve(monkeypatch, target, head, 0.002)
+    engine, plans = serve(monkeypatch, target, head, 0.002, width=width)
     assert num_accepted(engine) < 5
     later = plans[len(plans) // 2 :]
     assert sum(any(depth > 0 for depth in plan.asks) for plan in later) < len(later) / 3
