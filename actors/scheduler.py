@@ -172,8 +172,8 @@ class SchedulerActor(Actor):
         """Commit a step, and plan the next at once."""
         outputs = self._apply(result)
         self._plan()
-        self._give(outputs)
-        if not self._flush() or self._timeout_s() is not None:
+        self._give(outputs)  # before what planning may have ended
+        if not self._send_outputs() or self._timeout_s() is not None:
             self._wake.set()  # ``serve`` has to wake by itself
         self._watch_idle()
 
@@ -267,7 +267,7 @@ class SchedulerActor(Actor):
             await self._sleep()
             self._wake.clear()
             self._plan()
-            self._flush()
+            self._send_outputs()
             self._watch_idle()
 
     async def _sleep(self) -> None:
@@ -306,7 +306,6 @@ class SchedulerActor(Actor):
             if self._proposer is not None:
                 self._proposer.sent(plan)
             self._sample("iteration_tokens_total", sum(r.num_tokens + len(r.draft_ids) for r in plan.rows))
-        self._give(self.core.take_outputs())
 
     def _next_plan(self, core: Scheduler, now_s: float) -> StepPlan | None:
         if self._proposer is None:
@@ -324,6 +323,12 @@ class SchedulerActor(Actor):
     def _give(self, outputs: list[RequestOutput]) -> None:
         """Count outputs and put them up for sending."""
         self._outputs += [self._book(output) for output in outputs]
+
+    def _send_outputs(self) -> bool:
+        """Send all there are, those of requests that ended by themselves behind the others; whether nothing is left."""
+        if self.core is not None:
+            self._give(self.core.take_outputs())
+        return self._flush()
 
     def _flush(self) -> bool:
         """Send what is up for sending; whether nothing is left."""
