@@ -266,19 +266,20 @@ class DraftLink:
         """What came from the actor: to be offered to the core now, or None = kept for later, or no drafts at all."""
         is_answer = self._patience.answered(drafts.request_id, drafts.base_len, self._clock())
         told = self._requests.get(drafts.request_id)
-        if not drafts.token_ids:
+        if told is None or not drafts.token_ids:
             return None
         drafts = msgspec.structs.replace(drafts, source=self._name)
-        if told is None:
-            return drafts  # the core counts it as what it is
         if not landing.is_whole(drafts) or not 0 < drafts.base_len <= len(told.tokens):
             self._counts["faults"] += 1
             self.close(drafts.request_id)  # it goes on without this method
             return None
         told.is_new = False
-        if told.kept is None or drafts.base_len >= told.kept.base_len:
+        if told.kept is None or _worth(drafts) >= _worth(told.kept):
             told.kept = drafts
-        return drafts if is_answer else None
+        if not is_answer:
+            return None
+        # A table that overtook the answer: the core gets the chain in it.
+        return drafts if drafts.parents is None else landing.behind(drafts, told.tokens[drafts.base_len :])
 
     def wait_s(self) -> float:
         """How much longer the next step should wait for drafts; 0 = it should not."""
@@ -311,3 +312,8 @@ class DraftLink:
 
     def warmup(self) -> None:
         """The actor warms itself."""
+
+
+def _worth(drafts: Drafts) -> tuple[int, int, int]:
+    """Later ones are worth more; of one length, the longer: messages may overtake one another."""
+    return drafts.epoch, drafts.base_len, len(drafts.token_ids)

@@ -169,6 +169,13 @@ def test_a_table_of_outcomes_is_looked_into_by_what_was_accepted_and_the_next_to
         link.close("r")
 
 
+def test_a_table_that_overtakes_the_answer_is_a_chain_to_the_core() -> None:
+    link, _ = make(is_ahead=True)
+    link.open("r", [1, 2], PARAMS, 0)
+    ask(link, 2)
+    assert link.land(Drafts("r", 0, 2, [3, 4, 9], [-1, 0, -1])) == Drafts("r", 0, 2, [3, 4], None, "draft_model")
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -187,6 +194,7 @@ def test_garbage_ends_the_method_for_its_request_alone(garbage: Drafts) -> None:
     ask(link, 2, "r", "s")
     assert link.land(garbage) is None
     assert wire.take()[-1] == Close("r") and link.stats()["faults"] == 1
+    assert link.land(Drafts("r", 0, 2, [3])) is None, "nothing of it reaches the core any more"
     link.land(Drafts("s", 0, 2, [3]))
     ask(link, 3, "r", "s", delta=[4])
     assert [a.request_id for a in wire.take()[-1].asks] == ["s"]
