@@ -94,6 +94,7 @@ METHODS: dict[str, Speculation] = {
     "chaos": section(CHAOS),
     "draft_model, sync": section("draft_model"),
     "draft_model, ahead": section("draft_model", mode="ahead"),
+    "draft_model, enumerate": section("draft_model", mode="enumerate", fanout=2),
     "suffix and draft_model": section("suffix", "draft_model"),
     "goodput": Speculation(methods=["suffix"]),
 }
@@ -140,11 +141,12 @@ def accepted(engine: Engine) -> int:
     return sum(report.num_accepted for report in reports if report is not None)
 
 
-@pytest.mark.parametrize("in_flight", [1, 2])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "in_flight"), [*((method, 2) for method in METHODS), ("suffix", 1), ("chaos", 1), ("goodput", 1)]
+)
 def test_every_feature(method: str, in_flight: int) -> None:
     work, answers = crowd()
-    assert len(work) > 250
+    assert len(work) > 200
     engine = serve(METHODS[method], work, answers, max_in_flight=in_flight)
     compare(engine.outputs, answers)
     assert accepted(engine) > 200
@@ -164,6 +166,18 @@ def test_each_feature_had_drafts_accepted(feature: str) -> None:
     assert sum(report.num_accepted for report in found) > 0
     if FEATURES[feature].get("max_tokens", 20) == 20:
         assert sum(report.num_accepted for report in found) < sum(report.num_draft_tokens for report in found)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_greedy_text_at_every_accept_length(depth: int) -> None:
+    """Steps in which 0, 1, ... depth drafts were accepted have all been seen, and the text is the greedy one."""
+    work, answers = crowd()
+    mine = {name: asked for name, asked in work.items() if asked[1].temperature == 0.0}
+    engine = serve(section(CHAOS, depth=depth), mine, {name: answers[name] for name in mine})
+    compare(engine.outputs, {name: answers[name] for name in mine})
+    reports = [outputs[-1].speculation for outputs in engine.outputs.values()]
+    histograms = [report.acceptance_histogram for report in reports if report is not None]
+    assert all(sum(counts) > 0 for counts in zip(*histograms, strict=True))
 
 
 @pytest.mark.parametrize("mode", ["sync", "ahead"])
