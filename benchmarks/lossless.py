@@ -179,7 +179,7 @@ async def kill_drafter(target: Target, every_s: float, verdict: Verdict) -> None
 
 async def actors(target: Target) -> dict[str, Any]:
     """The server's processes."""
-    _, body = await target.get("/health")
+    _, body = await target.get("/ready")
     return json.loads(body or b"{}").get("actors", {})
 
 
