@@ -45,8 +45,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "actors.text": ("engine.types", "engine.errors", "actors.text", "actors.messages", "engine.store.located",
                     "engine.formats"),
     "actors.http": (
-        "actors.http", "actors.client", "actors.model_store", "actors.messages", "actors.stats", "actors.actor", "actors.mailbox",
-        "engine.types", "engine.errors", "engine.config", "engine.store.located", "engine.store.progress",
+        "actors.http", "actors.client", "actors.model_store", "actors.messages", "actors.stats", "actors.actor",
+        "actors.mailbox", "engine.types", "engine.errors", "engine.config", "engine.store.located",
+        "engine.store.progress",
     ),
     "actors": ("actors", "engine", "kernels", "spec_decode"),
 }  # fmt: skip

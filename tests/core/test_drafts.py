@@ -69,7 +69,7 @@ def test_laws_go_with_their_drafts() -> None:
     assert advance(tree, [2], trees=False) == Left([4, 6], None, [laws[3], laws[5]])
     line = Drafts("r", 0, 5, [1, 2, 3], draft_q=laws[:3])
     left = advance(line, [1])
-    assert left == Left([2, 3], None, laws[1:3])
+    assert left is not None and left == Left([2, 3], None, laws[1:3])
     assert cut(left, 1, 9) == Left([2], None, laws[1:2])
 
 

@@ -13,6 +13,7 @@ from paceline.engine.core.plan import NewRequest, Row, StepPlan
 from paceline.engine.execution.acceptance import VerifyBatch
 from paceline.engine.execution.kv_pool import allocate
 from paceline.engine.execution.runner import Runner
+from paceline.engine.nn.model import Batch, KVCache
 from paceline.engine.types import SamplingParams
 from paceline.spec_decode.rules import coupled
 
@@ -97,7 +98,9 @@ def test_an_empty_plan_closes_and_answers_nothing() -> None:
 
 def test_a_failure_of_the_whole_step_is_raised() -> None:
     class Broken(ToyModel):
-        def forward(self, batch: object, kv: object) -> torch.Tensor:
+        def forward(
+            self, batch: Batch, kv: KVCache, layers: dict[int, torch.Tensor] | None = None
+        ) -> torch.Tensor:
             raise RuntimeError("device lost")
 
     model = Broken()

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -94,5 +95,6 @@ def test_backends_agree() -> None:
 @pytest.mark.parametrize("parent", [-1, 2, 3, 9])
 def test_parents_that_are_no_earlier_token_of_the_row(path: str, parent: int) -> None:
     made = attention_batch([(1, 3), (3, 9)], q_heads=2, k_heads=1, head_size=4, block_size=4, dtype=torch.float32)
+    args: tuple[Any, ...] = (*made, 0.5, 0, 0.0, ints([0, 0, parent, 2]))
     with pytest.raises(IndexError, match="paged_attention"):
-        ops.paged_attention(*made, 0.5, parents=ints([0, 0, parent, 2]))
+        ops.paged_attention(*args)
