@@ -28,7 +28,7 @@ class Draw(NamedTuple):
     law: DraftLaw | None
     """What it was drawn from; None = sure, or drawn with the shared noise."""
     rivals: list[int]
-    """The ids that would have been drawn next, likeliest first."""
+    """The ids that would have been drawn next, likeliest first; fewer where filters left no more."""
 
 
 def draw(batch: VerifyBatch, how: How, windows: list[int], num_rivals: int = 0) -> list[Draw]:
@@ -47,8 +47,10 @@ def draw(batch: VerifyBatch, how: How, windows: list[int], num_rivals: int = 0) 
     for _ in range(num_rivals):
         logits.scatter_(1, last[:, None], -torch.inf)
         last = ops.sample(logits, temperatures, batch.seeds, batch.positions)
+        possible = (logits.gather(1, last[:, None])[:, 0] > -torch.inf).tolist()  # filters may have left fewer ids
         for place, token in enumerate(last.tolist()):
-            rivals[place].append(token)
+            if possible[place]:
+                rivals[place].append(token)
     return [Draw(*one) for one in zip(ids.tolist(), chances.tolist(), laws, rivals, strict=True)]
 
 

@@ -339,7 +339,9 @@ class Proposer:
             return
         live.waiting = left[: live.most]
         live.source = drafts.source
-        live.parents = drafts.parents if len(left) == len(drafts.token_ids) else None
+        live.parents = None
+        if drafts.parents is not None and len(left) == len(drafts.token_ids):
+            live.parents = drafts.parents[: len(live.waiting)]  # parents come before children: what is left is a tree
         used = len(drafts.token_ids) - len(left)
         live.confidence = drafts.confidence[used:] if drafts.confidence is not None and _is_told(drafts) else None
         live.ahead = live.in_flight > 0

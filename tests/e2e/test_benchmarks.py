@@ -22,8 +22,17 @@ def script(name: str, *args: str) -> str:
     return done.stdout
 
 
-def test_serve_compares_two_servers_in_turn(server: Server, tmp_path: Path) -> None:
+@pytest.fixture
+def short_prompts(tmp_path: Path) -> Path:
+    """Prompts that fit the small model's context whichever are drawn: it has nearly a token a byte."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"Count to {n}."}) + "\n" for n in range(8)))
+    return file
+
+
+def test_serve_compares_two_servers_in_turn(server: Server, short_prompts: Path, tmp_path: Path) -> None:
     urls = ["--url", f"one={server.url}", "--url", f"two={server.url}"]
+    urls += ["--data", str(short_prompts)]
     traffic = ["--concurrency", "1,3", "--requests", "4", "--repeats", "1", "--max-tokens", "8"]
     out, plot = tmp_path / "figures.json", tmp_path / "plot.png"
     text = script("serve.py", *urls, *traffic, "--out", str(out), "--plot", str(plot))
@@ -34,10 +43,9 @@ def test_serve_compares_two_servers_in_turn(server: Server, tmp_path: Path) -> N
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_serve_open_loop(server: Server) -> None:
-    text = script(
-        "serve.py", "--url", server.url, "--rate", "20", "--requests", "6", "--repeats", "1", "--max-tokens", "4"
-    )
+def test_serve_open_loop(server: Server, short_prompts: Path) -> None:
+    where = ["--url", server.url, "--data", str(short_prompts)]
+    text = script("serve.py", *where, "--rate", "20", "--requests", "6", "--repeats", "1", "--max-tokens", "4")
     assert "rate/s" in text
 
 
