@@ -2,7 +2,8 @@
 
 The model runs on one worker thread, which takes messages in order and, while there are none, goes on with what may soon
 be asked: prompts, and drafts behind its own drafts. A message that does not fit is the speculator's to count; none
-ends the actor. Nobody waits for it in vain: every ask is answered, if need be with no drafts.
+ends the actor. Nobody waits for it in vain: every ask is answered, if need be with no drafts. What was asked while a
+prompt was read, and asked again behind more tokens since, is such a one: its drafts would come too late.
 """
 
 import asyncio
@@ -19,10 +20,11 @@ import msgspec
 from anyio.abc import TaskStatus
 
 from ..engine.core.plan import Drafts
+from ..engine.types import RequestId
 from ..spec_decode.base import Outcome, ProposeReq, StepBudget
 from .actor import Actor, Setup
 from .mailbox import Mailbox, MailboxFull
-from .messages import ActorLost, Close, Commit, Hello, Open, Propose
+from .messages import ActorLost, Close, Commit, DraftAsk, Hello, Open, Propose
 
 if TYPE_CHECKING:
     from .draft_load import Loaded
@@ -46,6 +48,8 @@ class Draft(Actor):
         self._num_answered = 0
         self._num_lives = 0
         """Of the scheduler; what an earlier one asked for is not answered."""
+        self._newest: dict[RequestId, tuple[int, int]] = {}
+        """Epoch and length of the last ask about each request. Written on the event loop's thread."""
 
     async def start(self) -> None:
         """Load the model; raises what ``draft_load.load`` raises."""
@@ -86,6 +90,7 @@ class Draft(Actor):
                 self._work.put(lambda: speculator.open(*opened))
             case Propose():
                 self._num_open += 1
+                self._newest |= {ask.request_id: (ask.epoch, ask.base_len) for ask in message.asks}
                 if self._num_open == 1:
                     self.progress.begin(self._num_answered)
                 life = self._num_lives
@@ -94,9 +99,11 @@ class Draft(Actor):
                 outcome = Outcome(message.request_id, message.epoch, message.start, 0, message.token_ids)
                 self._work.put(lambda: speculator.observe([outcome]))
             case Close():
+                self._newest.pop(message.request_id, None)
                 self._work.put(lambda: speculator.close(message.request_id))
             case ActorLost() if message.actor == _SCHEDULER:
                 self._num_lives += 1
+                self._newest.clear()
                 self._work.put(speculator.close_all)
             case _:
                 pass
@@ -125,12 +132,17 @@ class Draft(Actor):
 
     def _propose(self, message: Propose, life: int) -> None:
         assert self._loaded is not None
-        asks = [ProposeReq(a.request_id, a.epoch, a.base_len, a.delta, a.depth) for a in message.asks]
+        asks = [ProposeReq(a.request_id, a.epoch, a.base_len, a.delta, self._depth(a)) for a in message.asks]
         depth = max((ask.depth for ask in asks), default=0)
         found = self._loaded.speculator.propose(asks, StepBudget(len(asks), depth, message.deadline_s))
         answered = {drafts.request_id for drafts in found}
         found += [Drafts(a.request_id, a.epoch, a.base_len, []) for a in asks if a.request_id not in answered]
         self._post(self._answer, found, life)
+
+    def _depth(self, ask: DraftAsk) -> int:
+        """How many drafts to make; none where the request was asked about again since, but its tokens are taken in."""
+        stamp = ask.epoch, ask.base_len
+        return ask.depth if self._newest.get(ask.request_id, stamp) <= stamp else 0
 
     def _post(self, function: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending

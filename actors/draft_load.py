@@ -61,13 +61,14 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
 
 def _as_target(config: Config, settings: draft_model.Config, card: ModelCard) -> Config:
     """The config with which the draft model is loaded as the target is."""
-    both_on_cpu = choose_device(config.target.device).type == choose_device(settings.device).type == "cpu"
+    device = choose_device(settings.device)
+    both_on_cpu = choose_device(config.target.device).type == device.type == "cpu"
     both_at_once = both_on_cpu and settings.mode != "sync"  # else they take turns, and idle threads sleep
     num_threads = 1 if both_at_once else config.target.num_threads if both_on_cpu else 0
     target = msgspec.structs.replace(
         config.target,
         device=settings.device,
-        dtype=settings.dtype,
+        dtype="int4" if settings.dtype == "auto" and device.type == "cpu" else settings.dtype,
         num_threads=settings.num_threads or num_threads,
         max_model_len=min(config.target.max_model_len, card.model.max_position),
     )

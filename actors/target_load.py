@@ -104,7 +104,7 @@ def _dtype_name(dtype: str, card: ModelCard, device: torch.device) -> str:
     """What ``load_model`` makes of "auto", for people: 4-bit blocks stay what they are."""
     if dtype != "auto":
         return dtype
-    return "bfloat16" if device.type != "cpu" else "int4" if card.quantization.startswith("Q4") else "int8"
+    return "bfloat16" if device.type != "cpu" else "mixed" if card.quantization.startswith("Q4") else "int8"
 
 
 def _measure(runner: Runner, config: Config, sizes: sizing.Sizes) -> list[tuple[int, float]]:

@@ -25,7 +25,8 @@ Part = TypeVar("Part")
 
 # Word in the config -> (quant plug-in, dtype in which it gets matrices, dtype of the embedding).
 DTYPES: dict[str, tuple[str, torch.dtype, torch.dtype]] = {
-    "int4": ("int8", torch.float32, torch.bfloat16),  # but 4-bit blocks as the file has them
+    "mixed": ("int8", torch.float32, torch.bfloat16),  # but 4-bit blocks as the file has them
+    "int4": ("int4", torch.float32, torch.bfloat16),  # the rest is rounded to 4 bits
     "int8": ("int8", torch.float32, torch.bfloat16),
     "bfloat16": ("none", torch.bfloat16, torch.bfloat16),
     "float16": ("none", torch.float16, torch.float16),
@@ -37,7 +38,7 @@ def load_model(card: ModelCard | ModelConfig, located: Located, *, dtype: str = 
     """The model of ``card`` with its weights in memory on ``device``.
 
     Args:
-        dtype: a key of ``DTYPES``, or "auto": on a CPU int4 (4-bit blocks of a file as they are, all else int8),
+        dtype: a key of ``DTYPES``, or "auto": on a CPU mixed (4-bit blocks of a file as they are, all else int8),
             bfloat16 elsewhere.
 
     Raises:
@@ -46,7 +47,7 @@ def load_model(card: ModelCard | ModelConfig, located: Located, *, dtype: str = 
     """
     config = card.model if isinstance(card, ModelCard) else card
     if dtype == "auto":
-        dtype = "int4" if device == "cpu" else "bfloat16"
+        dtype = "mixed" if device == "cpu" else "bfloat16"
     if dtype not in DTYPES:
         raise ConfigError(f"target.dtype = {dtype!r}: use one of auto, {', '.join(DTYPES)}")
     plugin = find_model(config.architecture)
@@ -54,12 +55,12 @@ def load_model(card: ModelCard | ModelConfig, located: Located, *, dtype: str = 
     source = plugin.source(config) if hasattr(plugin, "source") else open_weights(located)
     cache = None
     block_quant = None
-    if dtype == "int4" and isinstance(source, BlockSource):
+    if dtype in ("mixed", "int4") and isinstance(source, BlockSource):
         block_quant = cast(BlockQuant, plugins.load("engine.quant", "int4"))
-    if device == "cpu" and DTYPES[dtype][0] == "int8":
+    if device == "cpu" and DTYPES[dtype][0] != "none":
         probe = torch.arange(17.0 * 65).view(17, 65)
         layout = quant.pack(probe) + (block_quant.pack(probe) if block_quant else ())
-        cache = open_cache(located, dtype if block_quant else "int8", layout)
+        cache = open_cache(located, dtype if block_quant else DTYPES[dtype][0], layout)
     try:
         with Loader(source, quant, dtype, torch.device(device), cache, block_quant) as loader:
             model = plugin.build(config, loader)

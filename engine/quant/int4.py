@@ -1,7 +1,8 @@
 """Quant: 4-bit weights with a scale and a least value per 32 inputs, int8 activations. Row-invariant.
 
-For weights that a file already holds in 4 bits: they are taken as they are, nothing is rounded a second time, and only
-the activations are quantised. The arithmetic and the layout in memory are those of ``kernels.linear_int4``.
+Weights that a file already holds in 4 bits are taken as they are: nothing is rounded a second time, and only the
+activations are quantised. Others lose more than the default allows itself, which a draft model may: it needs speed.
+The arithmetic and the layout in memory are those of ``kernels.linear_int4``.
 """
 
 import torch

@@ -59,7 +59,7 @@ def test_an_unknown_architecture_lists_the_known(tmp_path: Path) -> None:
 
 
 def test_an_unknown_dtype_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'int3'.*auto, int4, int8"):
+    with pytest.raises(ConfigError, match=r"'int3'.*auto, mixed, int4, int8"):
         load(make_llama(tmp_path), "int3")
 
 
@@ -127,7 +127,7 @@ def test_matrices_of_different_kinds_stand_side_by_side(tmp_path: Path) -> None:
     width = config_of(four).hidden_size
     x = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
     names = {name: mixed.shape(f"{name}.weight")[0] for name in (f"model.layers.0.self_attn.{p}_proj" for p in "qkv")}
-    with Loader(mixed, int8, "int4", torch.device("cpu"), None, int4) as loader:
+    with Loader(mixed, int8, "mixed", torch.device("cpu"), None, int4) as loader:
         got = loader.linear(names, width, bias=True)(x)
     weight = torch.cat([mixed.read(f"{name}.weight") for name in names])
     bias = torch.cat([mixed.read(f"{name}.bias") for name in names])
