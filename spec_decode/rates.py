@@ -1,16 +1,18 @@
 """How likely is a draft accepted, given that all before it were: by request, method and position. No torch, no clock.
 
 Only steps that reached a position count for it. A request's own rate is a moving mean, drawn to its method's mean as if
-that had been seen 16 times; a method's mean at a position is drawn to its mean at the position before.
+that had been seen 16 times; a method's mean at a position is drawn to its mean at the position before. A new method is
+thought good until a few drafts say otherwise: one thought bad would never be asked, and never show what it can.
 """
 
 from collections.abc import Sequence
 
 _WEIGHT = 0.1  # least, of a request's newest observation: more would follow chance, and slots would go to the lucky
 _PRIOR = 16.0  # observations that the mean is worth
+_START_PRIOR = 4.0  # and those that the start is worth to the first mean: hope, soon given up
 _MOST_OWN = 32  # observations of its own that a request is credited with: the moving mean remembers no more
 _FORGET = 1024.0
-_START = 0.6
+_START = 0.8
 _LEAST, _MOST = 0.01, 0.995
 
 
@@ -28,9 +30,10 @@ class MethodRates:
     def means(self) -> list[float]:
         """The conditional rate at each position."""
         if not self._means:
-            mean = _START
+            mean, weight = _START, _START_PRIOR
             for reached, accepted in zip(self._reached, self._accepted, strict=True):
-                mean = (accepted + _PRIOR * mean) / (reached + _PRIOR)
+                mean = (accepted + weight * mean) / (reached + weight)
+                weight = _PRIOR
                 self._means.append(mean)
         return self._means
 

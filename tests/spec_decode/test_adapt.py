@@ -223,7 +223,7 @@ def test_survival_falls_and_confidence_scales_it() -> None:
     rates = RequestRates(method, 4)
     plain = rates.survival(4)
     assert plain == sorted(plain, reverse=True) and rates.survival(4, [0.5] * 4) == plain  # nothing to compare with
-    for _ in range(50):
+    for _ in range(20):
         rates.observe(4, 2, [0.5] * 4)
     usual = rates.survival(2, [0.5, 0.5])
     assert usual == pytest.approx(rates.survival(2))
