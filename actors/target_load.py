@@ -7,6 +7,7 @@ chosen is told in ``facts``.
 import os
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +15,7 @@ from ..engine import plugins, sizing
 from ..engine.config import Config
 from ..engine.core.plan import NewRequest, Row, StepPlan
 from ..engine.errors import BadModelFileError, ConfigError
+from ..engine.execution.grammar import Grammars
 from ..engine.execution.kv_pool import allocate, page_dtype
 from ..engine.execution.profile import measure
 from ..engine.execution.runner import Runner
@@ -23,6 +25,10 @@ from ..engine.store.located import Located, ModelCard
 from ..engine.types import SamplingParams
 from ..kernels import dispatch
 from .head_load import load_head
+from .text import load_tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 
 @dataclass(slots=True)
@@ -63,11 +69,26 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
     sizes = pages.sizes
     rule = plugins.load("spec_decode.rules", config.speculation.rule).build(None)
     head = load_head(config, pages)
-    runner = Runner(pages.model, pages.kv, rule, device=pages.device, observer=head.observer if head else None)
+    observer = head.observer if head else None
+    runner = Runner(pages.model, pages.kv, rule, device=pages.device, observer=observer, grammars=load_grammars(card))
     warm_up(runner, min(sizes.max_model_len, config.scheduler.max_num_batched_tokens), config.cache.block_size)
     step_costs = _measure(runner, config, sizes)
     facts = {**pages.facts, "warm_up_s": f"{time.monotonic() - began_s:.2f}"}
     return Loaded(runner, sizes, facts, step_costs, head.costs if head else [])
+
+
+def load_grammars(card: ModelCard) -> Grammars | None:
+    """Compiles grammars for the model's vocabulary, which is read at the first one. None: no id ends its answers."""
+    if not card.end_ids:
+        return None
+
+    def tokenizer() -> "LLTokenizer":
+        from llguidance import LLTokenizer
+
+        text = load_tokenizer.load(card.tokenizer).to_str()
+        return LLTokenizer(text, n_vocab=card.model.vocab_size, eos_token=card.end_ids)
+
+    return Grammars(tokenizer)
 
 
 def load_pages(config: Config, located: Located, card: ModelCard) -> Pages:
