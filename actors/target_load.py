@@ -7,7 +7,6 @@ chosen is told in ``facts``.
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +14,6 @@ from ..engine import plugins, sizing
 from ..engine.config import Config
 from ..engine.core.plan import NewRequest, Row, StepPlan
 from ..engine.errors import BadModelFileError, ConfigError
-from ..engine.execution.grammar import Grammars
 from ..engine.execution.kv_pool import allocate, page_dtype
 from ..engine.execution.profile import measure
 from ..engine.execution.runner import Runner
@@ -24,11 +22,8 @@ from ..engine.nn.model import KVCache, Model
 from ..engine.store.located import Located, ModelCard
 from ..engine.types import SamplingParams
 from ..kernels import dispatch
+from .grammars import load_grammars
 from .head_load import load_head
-from .text import load_tokenizer
-
-if TYPE_CHECKING:
-    from llguidance import LLTokenizer
 
 
 @dataclass(slots=True)
@@ -75,20 +70,6 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
     step_costs = _measure(runner, config, sizes)
     facts = {**pages.facts, "warm_up_s": f"{time.monotonic() - began_s:.2f}"}
     return Loaded(runner, sizes, facts, step_costs, head.costs if head else [])
-
-
-def load_grammars(card: ModelCard) -> Grammars | None:
-    """Compiles grammars for the model's vocabulary, which is read at the first one. None: no id ends its answers."""
-    if not card.end_ids:
-        return None
-
-    def tokenizer() -> "LLTokenizer":
-        from llguidance import LLTokenizer
-
-        text = load_tokenizer.load(card.tokenizer).to_str()
-        return LLTokenizer(text, n_vocab=card.model.vocab_size, eos_token=card.end_ids)
-
-    return Grammars(tokenizer)
 
 
 def load_pages(config: Config, located: Located, card: ModelCard) -> Pages:

@@ -72,10 +72,12 @@ class GrammarCheck:
     async def _judged(self, wish: GrammarWish) -> Verdict:
         worker = self._idle.pop() if self._idle else await _Worker.start()
         self._busy.add(worker)
-        verdict = None
+        is_sound = False
         try:
             async with asyncio.timeout(self._limit_s):
                 verdict = await worker.ask(wish)
+            is_sound = True
+            return verdict
         except TimeoutError:
             what = f"{wish.param} takes more than {self._limit_s:g} s to compile"
             raise InvalidRequestError(f"{what}; send a simpler one", param=wish.param) from None
@@ -84,11 +86,10 @@ class GrammarCheck:
             raise InvalidRequestError(f"{what}; send a simpler one", param=wish.param) from None
         finally:
             self._busy.discard(worker)
-            if verdict is None:  # its answer would be taken for the next one's
-                await asyncio.shield(worker.kill())
-            else:
+            if is_sound:
                 self._idle.append(worker)
-        return verdict
+            else:  # its answer would be taken for the next one's
+                await asyncio.shield(worker.kill())
 
     def _keep(self, key: tuple[str, str, str | None], grammar: str) -> None:
         if key in self._kept:

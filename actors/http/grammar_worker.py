@@ -21,6 +21,7 @@ def judge(wish: GrammarWish) -> Verdict:
     """Turn a wish into a grammar and compile it once, for no vocabulary in particular."""
     from llguidance import LLMatcher
 
+    grammar = ""
     try:
         grammar = _grammar(wish)
         if wish.kind == "json" and wish.text in ("true", "{}"):  # anything at all: validation wants an object there

@@ -136,6 +136,26 @@ class Constraint:
                 f"the grammar is too complex here: {first_line(matcher.get_error())}; send a simpler one"
             )
 
+    def allowed(self, draft_ids: Sequence[int], parents: Sequence[int] | None) -> list[int]:
+        """Which drafts are behind the output and their ancestors what the grammar allows: indices, in order.
+
+        Raises:
+            GrammarError: see ``fill``.
+        """
+        matcher = self._up_to_date()
+        if parents is None:
+            num_fed = matcher.try_consume_tokens(list(draft_ids))
+            _take_back(matcher, num_fed)
+            return list(range(num_fed))
+        found: list[int] = []
+        for node in range(len(draft_ids)):
+            path = [draft_ids[n] for n in path_to(node, parents)]
+            num_fed = matcher.try_consume_tokens(path)
+            if num_fed == len(path):
+                found.append(node)
+            _take_back(matcher, num_fed)
+        return found
+
     def _up_to_date(self) -> "LLMatcher":
         if self._matcher is None:
             self._matcher = self._grammars.compile(self._grammar)
