@@ -5,6 +5,7 @@ state, no keys and no model; ``grammar_check.py`` starts it, times it and kills 
 """
 
 import sys
+import time
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from .grammar_values import GrammarWish, Verdict
 
 MAX_MEMORY = 2 << 30
 """Bytes of address space."""
+MAX_CPU_S = 1.0
+"""Of one compilation: the target's is as long, and the steps it runs beside it wait for it once."""
 WHITESPACE = r"(\r?\n)?[ \t]{0,32}"
 """Between tokens of JSON. Bounded: small models indent for ever where they may."""
 
@@ -22,6 +25,7 @@ def judge(wish: GrammarWish) -> Verdict:
     from llguidance import LLMatcher
 
     grammar = ""
+    began_s = time.process_time()
     try:
         grammar = _grammar(wish)
         if wish.kind == "json" and wish.text in ("true", "{}"):  # anything at all: validation wants an object there
@@ -29,7 +33,12 @@ def judge(wish: GrammarWish) -> Verdict:
         complaint = LLMatcher.validate_grammar(grammar)
     except Exception as e:  # the parser of GBNF raises its own kinds, and RecursionError
         complaint = str(e) or type(e).__name__
-    return Verdict(error=_line(complaint)) if complaint else Verdict(grammar)
+    if complaint:
+        return Verdict(error=_line(complaint))
+    spent_s = time.process_time() - began_s
+    if spent_s > MAX_CPU_S:
+        return Verdict(error=f"it takes {spent_s:.1f} s to compile, which may be {MAX_CPU_S:g} s at most")
+    return Verdict(grammar)
 
 
 def _grammar(wish: GrammarWish) -> str:

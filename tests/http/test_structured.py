@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from fake_engine import FakeEngine
 from http_app import in_process
@@ -10,6 +11,7 @@ from llguidance import LLMatcher
 
 from paceline.actors.http.grammar_check import GrammarCheck
 from paceline.actors.http.grammar_values import GrammarWish
+from paceline.actors.http.grammar_worker import judge
 from paceline.engine.errors import InvalidRequestError
 
 pytestmark = pytest.mark.anyio
@@ -155,6 +157,14 @@ async def test_hostile_ones_are_refused_within_their_time() -> None:
         assert time.monotonic() - began_s < 8
     assert await check.grammar(wish("abc"))
     await check.close()
+
+
+def test_one_that_would_hold_up_the_target_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = msgspec.json.encode({"enum": [f"value number {i}" for i in range(3000)]}).decode()
+    assert judge(wish(large, "json")).grammar
+    monkeypatch.setattr("paceline.actors.http.grammar_worker.MAX_CPU_S", 1e-9)
+    verdict = judge(wish(large, "json"))
+    assert not verdict.grammar and "s at most" in verdict.error
 
 
 async def test_sound_ones_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
