@@ -153,6 +153,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+    grammar: str = ""
+    """As in ``SamplingParams``: compiled once already, so it is sound."""
 
 
 class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

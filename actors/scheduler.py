@@ -26,6 +26,7 @@ from ..engine.types import ErrorInfo, RequestId
 from ..spec_decode.proposer import Proposer
 from . import speculation
 from .actor import Actor, Setup
+from .grammars import load_grammars
 from .head_link import make_head_link
 from .mailbox import Mailbox, MailboxFull
 from .messages import Abort, ActorLost, Add, Added, Drain, Hello, Refused, Stats
@@ -220,7 +221,9 @@ class SchedulerActor(Actor):
             self.core = None
         if self.core is None:
             self.core = Scheduler(sizes)
-            self._proposer = speculation.build(self.setup.config, sizes, hello.step_costs, self._drafter, self._head)
+            self._proposer = speculation.build(
+                self.setup.config, sizes, hello.step_costs, self._drafter, self._head, load_grammars(self.setup.card)
+            )
         self._target, self._target_epoch = sender, hello.epoch
         held, self._held = self._held, {}
         for tokenizer, add, arrived_s in held.values():

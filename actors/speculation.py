@@ -9,9 +9,11 @@ from ..engine.config import Config, method_config
 from ..engine.core.limits import CoreConfig
 from ..engine.core.stats import CoreStats
 from ..engine.errors import ConfigError
+from ..engine.execution.grammar import Grammars
 from ..spec_decode.adapt import Fixed, Policy, Table
 from ..spec_decode.base import Context
 from ..spec_decode.goodput import Goodput
+from ..spec_decode.grammar_trim import GrammarTrim
 from ..spec_decode.live import Method
 from ..spec_decode.proposer import Proposer
 from ..spec_decode.speculators import draft_model
@@ -31,10 +33,12 @@ def build(
     step_costs: list[tuple[int, float]],
     link: DraftLink | None = None,
     head: HeadLink | None = None,
+    grammars: Grammars | None = None,
 ) -> Proposer | None:
     """None where no method is configured: then nothing of speculation runs.
 
-    ``link`` leads to the draft actor, ``head`` to what drafts beside the target.
+    ``link`` leads to the draft actor, ``head`` to what drafts beside the target; ``grammars`` cut drafts of requests
+    that stand under one.
 
     Raises:
         ConfigError: a method's table does not fit.
@@ -67,6 +71,7 @@ def build(
             )
     costs = StepCosts(step_costs)
     proposer = Proposer(methods, _policy(config, costs), costs, section.max_draft_tokens)
+    proposer.trim = GrammarTrim(grammars) if grammars is not None else None
     _name_rule(proposer, section.rule)
     return proposer
 

@@ -22,6 +22,7 @@ from ..engine.nn.model import KVCache, Model
 from ..engine.store.located import Located, ModelCard
 from ..engine.types import SamplingParams
 from ..kernels import dispatch
+from .grammars import load_grammars
 from .head_load import load_head
 
 
@@ -63,7 +64,8 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
     sizes = pages.sizes
     rule = plugins.load("spec_decode.rules", config.speculation.rule).build(None)
     head = load_head(config, pages)
-    runner = Runner(pages.model, pages.kv, rule, device=pages.device, observer=head.observer if head else None)
+    observer = head.observer if head else None
+    runner = Runner(pages.model, pages.kv, rule, device=pages.device, observer=observer, grammars=load_grammars(card))
     warm_up(runner, min(sizes.max_model_len, config.scheduler.max_num_batched_tokens), config.cache.block_size)
     step_costs = _measure(runner, config, sizes)
     facts = {**pages.facts, "warm_up_s": f"{time.monotonic() - began_s:.2f}"}

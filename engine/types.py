@@ -46,6 +46,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logprob_token_ids: list[int] | None = None
     """Report these ids instead of the top ``logprobs``."""
     prompt_logprobs: int | None = None
+    grammar: str = ""
+    """What the output must be a sentence of, as llguidance takes it: its JSON form or Lark. Empty = anything."""
 
 
 class SpeculationControl(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):

@@ -20,7 +20,7 @@ Nobody else writes here; the core never hears of methods, and the text does not 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -47,7 +47,26 @@ _SHARE_WEIGHT = 0.05
 
 
 _T = TypeVar("_T")
-Trim: TypeAlias = Callable[[Drafts], Drafts]
+
+
+class Trim(Protocol):
+    """What a grammar allows of drafts. Told of every request under one, and of what is committed to it."""
+
+    def open(self, request_id: RequestId, grammar: str, length: int, output_ids: Sequence[int]) -> None:
+        """A request begins, ``length`` tokens long, its output so far included."""
+        ...
+
+    def commit(self, request_id: RequestId, token_ids: Sequence[int]) -> None:
+        """These were committed; for any request, as the next two."""
+        ...
+
+    def close(self, request_id: RequestId) -> None:
+        """The request has ended."""
+        ...
+
+    def shorten(self, drafts: Drafts) -> Drafts:
+        """``drafts``, or fewer of them."""
+        ...
 
 
 class Proposer:
@@ -116,6 +135,8 @@ class Proposer:
         else:
             live.prompt = []
         self._live[request_id] = live
+        if live.most and self.trim is not None and params.grammar:
+            self.trim.open(request_id, params.grammar, live.length, output_ids)
         if live.most and self._policy.wants_drafts:
             self._begin(live)
 
@@ -143,6 +164,8 @@ class Proposer:
     def _close(self, live: Live) -> None:
         del self._live[live.request_id]
         self._retire(live)
+        if self.trim is not None:
+            self.trim.close(live.request_id)
         if live.has_begun:
             self._observe([live])
             for method in live.methods:
@@ -207,6 +230,8 @@ class Proposer:
         if not live.most:
             return
         live.pending += ids
+        if self.trim is not None and live.params.grammar:
+            self.trim.commit(live.request_id, ids)
         self._ready[live.request_id] = live
         if not live.waiting:
             return
@@ -324,7 +349,7 @@ class Proposer:
 
     def trimmed(self, drafts: Drafts) -> Drafts:
         """``drafts`` as the core may have them: see ``trim``."""
-        return drafts if self.trim is None or drafts.draft_q is not None else self.trim(drafts)
+        return drafts if self.trim is None or drafts.draft_q is not None else self.trim.shorten(drafts)
 
     def landed(self, drafts: Drafts, left: list[int]) -> None:
         """The core was offered ``drafts`` and keeps ``left`` of them behind what is committed; [] = none."""

@@ -102,6 +102,10 @@ class Gateway(Actor):
         """Engine messages go to the call they belong to."""
         self._client.handle(sender, message)
 
+    async def stop(self) -> None:
+        """End the processes that check grammars."""
+        await self.service.grammars.close()
+
     async def drain(self) -> None:
         """Refuse new calls and wait until the open ones are answered."""
         self.service.health.draining = True

@@ -113,6 +113,8 @@ class Generation:
         if isinstance(exchange, Told):
             await send_json(send, 200, msgspec.json.encode(exchange.body), [])
             return
+        if exchange.call.wish is not None:
+            exchange.call = exchange.call.with_grammar(await service.grammars.grammar(exchange.call.wish))
         call = exchange.call
         facts.request_id = call.request_id
         meter = CallMeter(service.registry, call, facts.began_s)

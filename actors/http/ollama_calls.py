@@ -76,7 +76,7 @@ def _chat(
 
 
 def _finish(call: ParsedCall, ignored: list[str]) -> ParsedCall:
-    return msgspec.structs.replace(call, ignored=ignored[:MAX_IGNORED])
+    return msgspec.structs.replace(call.in_words("format"), ignored=ignored[:MAX_IGNORED])
 
 
 def _wishes(body: OllamaBody) -> dict[str, Any]:

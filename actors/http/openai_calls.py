@@ -15,6 +15,7 @@ import msgspec
 from ...engine.errors import InvalidRequestError
 from ..messages import Chat, Generate, Sampling
 from .errors import describe
+from .grammar_wish import wish_of
 from .openai_fields import UNSUPPORTED, Body, CompletionBody
 from .openai_speculation import control
 from .parsed_call import Bounds, ParsedCall
@@ -124,6 +125,7 @@ def build_call(
         wants_logprobs=sampling.logprobs is not None,
         wants_prompt_logprobs=sampling.prompt_logprobs is not None,
         tokens_as_ids=bool(body.return_tokens_as_token_ids),
+        wish=wish_of(body),
         ignored=ignored_fields(body, fields),
     )
 
@@ -183,8 +185,6 @@ def refuse_unsupported(body: Body, fields: dict[str, msgspec.Raw]) -> None:
     for name, harmless in UNSUPPORTED.items():
         if name in fields and bytes(fields[name]) not in harmless:
             raise unsupported(name)
-    if body.response_format is not None and body.response_format.get("type") != "text":
-        raise unsupported("response_format", 'other than {"type": "text"} ')
 
 
 def unsupported(param: str, which: str = "") -> InvalidRequestError:

@@ -57,6 +57,11 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     speculation: bool | dict[str, Any] | None = None
 
 
@@ -90,11 +95,6 @@ _NULL = b"null"
 _NONE, _OFF = frozenset([_NULL]), frozenset([_NULL, b"false"])
 
 UNSUPPORTED: dict[str, frozenset[bytes]] = {
-    "structured_outputs": _NONE,
-    "guided_json": _NONE,
-    "guided_regex": _NONE,
-    "guided_choice": _NONE,
-    "guided_grammar": _NONE,
     "repetition_detection": _NONE,
     "thinking_token_budget": frozenset([_NULL, b"-1"]),
     "suffix": frozenset([_NULL, b'""']),

@@ -3,6 +3,7 @@
 import msgspec
 
 from ..messages import Generate
+from .grammar_values import GrammarWish
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +36,19 @@ class ParsedCall(msgspec.Struct, frozen=True, kw_only=True):
     wants_prompt_logprobs: bool = False
     tokens_as_ids: bool = False
     ignored: list[str] = []
+    wish: GrammarWish | None = None
+    """The shape of the output, which is compiled before the engine hears of the call."""
+
+    def in_words(self, param: str) -> "ParsedCall":
+        """The same, where errors of its wish name the field ``param``."""
+        if self.wish is None:
+            return self
+        return msgspec.structs.replace(self, wish=msgspec.structs.replace(self.wish, param=param))
+
+    def with_grammar(self, grammar: str) -> "ParsedCall":
+        """The same with its wish compiled."""
+        sampling = msgspec.structs.replace(self.generate.sampling, grammar=grammar)
+        return msgspec.structs.replace(self, generate=msgspec.structs.replace(self.generate, sampling=sampling))
 
     @property
     def num_choices(self) -> int:

@@ -163,7 +163,7 @@ class ResponsesDialect:
 
         with in_words_of(WORDS):
             call = parse_chat(chat_body(body, items), {}, bounds, facts.given_id)
-        call = msgspec.structs.replace(call, ignored=ignored_fields(body, fields))
+        call = msgspec.structs.replace(call.in_words("text.format"), ignored=ignored_fields(body, fields))
         return ResponsesExchange(call, head, body, keep)
 
 

@@ -11,6 +11,7 @@ from ...engine.store.located import Located, ModelCard
 from ..messages import Admitted, Detokenize, EngineState, Generate, Stats, TextDelta, Tokenize, Tokenized
 from ..model_store import ModelStore
 from .errors import describe
+from .grammar_check import GrammarCheck
 from .health import Health
 from .meter import Registry
 from .parsed_call import Bounds
@@ -55,6 +56,7 @@ class Service:
         self.card = card
         self.located = located
         self.store = store or ModelStore()
+        self.grammars = GrammarCheck()
 
     def bounds(self) -> Bounds:
         """The limits of a call now.

@@ -74,6 +74,7 @@ class SamplingResolver:
             logprobs=sampling.logprobs,
             logprob_token_ids=sampling.logprob_token_ids,
             prompt_logprobs=sampling.prompt_logprobs,
+            grammar=sampling.grammar,
         )
 
     def _default(self, given: float | None, name: str, otherwise: float) -> float:

@@ -17,6 +17,8 @@ MAX_BIAS_ENTRIES = 1024
 MAX_BAD_WORDS = 128
 MAX_BAD_WORD_TOKENS = 1024
 MAX_LOGPROB_IDS = 128
+MAX_GRAMMAR_CHARS = 512 * 1024
+"""Twice what a client may send: it arrives here quoted, in the form that the target compiles."""
 
 
 class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +151,7 @@ def _check_lists(params: SamplingParams, vocab_size: int) -> None:
     _check_ids("end_ids", params.end_ids, vocab_size)
     _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
     _check_count("stop_token_ids", len(params.stop_token_ids), MAX_STOP_IDS)
+    _check_count("structured_outputs", len(params.grammar), MAX_GRAMMAR_CHARS, "characters")
     if params.logprob_token_ids is not None:
         _check_ids("logprob_token_ids", params.logprob_token_ids, vocab_size)
         _check_count("logprob_token_ids", len(params.logprob_token_ids), MAX_LOGPROB_IDS)

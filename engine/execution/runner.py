@@ -15,6 +15,8 @@ from ..nn.model import KVCache, Model
 from ..types import ErrorInfo, RequestId
 from .acceptance import Accepted, Rule, VerifyBatch
 from .batch import pack
+from .grammar import Grammars
+from .grammar_masks import Masker, StepMasks
 from .logprobs import describe
 from .moves import Moves
 from .observe import Observer, Seen
@@ -36,8 +38,11 @@ class Runner:
         *,
         device: torch.device | str = "cpu",
         observer: Observer | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self._model = model
+        self._grammars = grammars
+        self._masker = Masker(model.config.vocab_size)
         self._observer = observer
         self._wanted_layers = observer.wanted_layers if observer is not None else ()
         self._kv = kv
@@ -89,7 +94,7 @@ class Runner:
         refused: dict[RequestId, RowError] = {}
         for new in requests:
             try:
-                self._table.open(new)
+                self._hold(new)
             except RowError as e:
                 refused[new.request_id] = e
             else:
@@ -97,8 +102,25 @@ class Runner:
                     self._observer.opened(new)
         return refused
 
+    def _hold(self, new: NewRequest) -> None:
+        """Open a request; under a grammar it goes on behind the output that it comes with.
+
+        Raises:
+            RowError: it cannot be held, or nothing here can compile its grammar.
+        """
+        grammar = new.params.grammar
+        if grammar and self._grammars is None:
+            raise RowError("this server has no grammar engine; leave response_format and structured_outputs out",
+                           is_invalid=True)  # fmt: skip
+        held = self._table.open(new)
+        if grammar and self._grammars is not None:
+            held.constraint = self._grammars.constraint(grammar, new.token_ids[new.num_prompt :])
+
     def _step(self, fed: list[Fed], results: dict[int, RowResult]) -> None:
         batch, starts = pack(fed, self._table, self._kv.block_size, self._device)
+        masks = self._masker.begin(
+            [(f.held.constraint, f.row.draft_ids, f.row.draft_parents) for f in fed if f.row.yields]
+        )
         layers = dict.fromkeys(self._wanted_layers, batch.token_ids)  # to be replaced
         hidden = self._model.forward(batch, self._kv, layers) if layers else self._model.forward(batch, self._kv)
         yielding: list[Fed] = []
@@ -114,12 +136,14 @@ class Runner:
             chosen_by = hidden
             if len(places) < len(hidden):
                 chosen_by = hidden[torch.tensor(places, device=hidden.device)]
-            self._choose(yielding, chosen_by, results)
+            self._choose(yielding, chosen_by, results, masks)
         if self._observer is not None:
             answers = [results[item.place] for item in fed]
             self._observer.observe(list(_seen(fed, answers, starts.tolist(), self._table, hidden, layers)))
 
-    def _choose(self, rows: list[Fed], hidden: torch.Tensor, results: dict[int, RowResult]) -> None:
+    def _choose(
+        self, rows: list[Fed], hidden: torch.Tensor, results: dict[int, RowResult], masks: StepMasks | None
+    ) -> None:
         """Choose and commit the tokens of ``rows``; hidden [S, hidden_size], a row's positions next to each other."""
         logits = self._model.logits(hidden)
         asks = [
@@ -128,19 +152,22 @@ class Runner:
             for r in [f.row]
         ]
         raw = _raw_rows(logits, asks)
-        batch = process(logits, asks)
+        batch = process(logits, asks, masks)
+        faults = masks.faults if masks is not None else {}
         accepted = self._rule.accept(batch)
         moves = Moves()
-        for item, answer, usable, unedited in zip(rows, accepted, _usable(batch, accepted), raw, strict=True):
+        usable = _usable(batch, accepted)
+        for i, (item, answer, unedited) in enumerate(zip(rows, accepted, raw, strict=True)):
             row, params = item.row, item.held.params
-            if not usable:
-                results[item.place] = self._failed(row, _no_token(item))
+            if i in faults or not usable[i]:
+                error = RowError(faults[i], is_invalid=True) if i in faults else _no_token(item)
+                results[item.place] = self._failed(row, error)
                 continue
             logprobs = None
             if unedited is not None:
                 top, only = params.logprobs or 0, params.logprob_token_ids
                 lines = zip(answer.token_ids, _places(answer), strict=True)
-                logprobs = [describe(unedited[i], token, top, only) for token, i in lines]
+                logprobs = [describe(unedited[at], token, top, only) for token, at in lines]
             if answer.path:
                 moves.straighten(self._table.blocks[item.held.line], item.held.length, answer.path, self._kv.block_size)
             self._table.commit(item.held, answer.token_ids)
@@ -241,10 +268,11 @@ def _seen(
 
 def _no_token(item: Fed) -> RowError:
     params = item.held.params
-    if params.allowed_token_ids is not None or params.bad_words or params.min_tokens:
+    if params.allowed_token_ids is not None or params.bad_words or params.min_tokens or params.grammar:
+        also = ", a grammar" if params.grammar else ""
         return RowError(
-            f"no token is possible at position {item.held.length}: allowed_token_ids, bad_words and min_tokens together"
-            " exclude all; allow at least one that is none of the others",
+            f"no token is possible at position {item.held.length}: allowed_token_ids, bad_words{also} and min_tokens"
+            " together exclude all; allow at least one that is none of the others",
             is_invalid=True,
         )
     return RowError(f"the model gave no finite logits at position {item.held.length}; check its weights")

@@ -1,8 +1,8 @@
 """From raw logits to each position's processed ones: edits, then temperature, then filters. In place, row by row.
 
-Order: penalties, logit_bias, bad_words, allowed_token_ids, min_tokens, temperature, top_k, top_p, min_p. At temperature
-0 the edits still apply and the filters do not. A batch in which nobody asks for anything costs nothing; the draw itself
-is ``kernels.ops.sample``, called by the acceptance rule.
+Order: penalties, logit_bias, bad_words, allowed_token_ids, min_tokens, grammar, temperature, top_k, top_p, min_p. At
+temperature 0 the edits still apply and the filters do not. A batch in which nobody asks for anything costs nothing; the
+draw itself is ``kernels.ops.sample``, called by the acceptance rule.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import torch
 from ..core.plan import DraftLaw, depths, path_to
 from . import filters
 from .acceptance import VerifyBatch
+from .grammar_masks import StepMasks
 from .state import Held
 
 
@@ -29,10 +30,11 @@ class Ask:
     """Of a tree, as in ``Row``. The first position is then the root's, the one behind it that of node 0."""
 
 
-def process(logits: torch.Tensor, asks: Sequence[Ask]) -> VerifyBatch:
+def process(logits: torch.Tensor, asks: Sequence[Ask], masks: StepMasks | None = None) -> VerifyBatch:
     """Turn raw logits fp32 [S, vocab_size] into what a rule verifies; ``logits`` is overwritten.
 
-    S = the sum of ``len(ask.draft_ids) + 1``, positions of one ask next to each other.
+    S = the sum of ``len(ask.draft_ids) + 1``, positions of one ask next to each other. ``masks`` are those of the asks
+    that stand under a grammar.
     """
     starts = [0]
     for ask in asks:
@@ -41,6 +43,8 @@ def process(logits: torch.Tensor, asks: Sequence[Ask]) -> VerifyBatch:
     for ask, start in zip(asks, starts, strict=False):
         if ask.held.edits is not None:
             _edit(logits[start : start + len(ask.draft_ids) + 1], ask)
+    if masks is not None:
+        masks.apply(logits, starts)
     temperatures, seeds, positions = _keys(asks)
     if any(t not in (0.0, 1.0) for t in temperatures):
         divisor = torch.tensor([t or 1.0 for t in temperatures], dtype=torch.float32, device=logits.device)

@@ -12,6 +12,7 @@ import numpy as np
 from ..core.plan import NewRequest, Row, is_law
 from ..types import RequestId, SamplingParams
 from .edits import Edits
+from .grammar import Constraint
 
 
 class RowError(Exception):
@@ -40,6 +41,8 @@ class Held:
     """top_k, top_p or min_p is on."""
     seed: int
     """64 bits, as the signed value that tensors hold."""
+    constraint: Constraint | None = None
+    """Where its output stands in its grammar; None when it is free."""
 
 
 @dataclass(slots=True)
@@ -151,6 +154,8 @@ class RequestTable:
         held.length = end
         if held.edits is not None:
             held.edits.push(token_ids)
+        if held.constraint is not None:
+            held.constraint.push(token_ids)
 
     def context(self, held: Held, num_drafts: int = 0) -> np.ndarray:
         """Committed tokens and the first ``num_drafts`` drafts of this step, int32, a view."""

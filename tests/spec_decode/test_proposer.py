@@ -17,10 +17,12 @@ from paceline.actors import stats as metrics
 from paceline.actors.messages import Add, Refused, Stats
 from paceline.engine.config import Speculation
 from paceline.engine.core.plan import Drafts, RequestOutput, Row, RowResult, StepPlan, StepResult
+from paceline.engine.execution.grammar import Grammars
 from paceline.engine.types import SamplingParams, SpeculationControl, SpeculationStats
 from paceline.spec_decode.adapt import Fixed, Policy
 from paceline.spec_decode.base import Context, ProposeReq, StepBudget
 from paceline.spec_decode.goodput import Goodput
+from paceline.spec_decode.grammar_trim import GrammarTrim
 from paceline.spec_decode.live import Method
 from paceline.spec_decode.proposer import Proposer
 from paceline.spec_decode.speculators.suffix import Config as SuffixConfig
@@ -236,7 +238,12 @@ def test_a_grammar_may_shorten_drafts_but_not_those_drawn_from_a_law() -> None:
     proposer = make(Fixed(4))
     sure, drawn = Drafts("r", 0, 3, [5, 6]), Drafts("r", 0, 3, [5, 6], draft_q=[([5], [1.0]), ([6], [1.0])])
     assert proposer.trimmed(sure) is sure
-    proposer.trim = lambda drafts: msgspec.structs.replace(drafts, token_ids=drafts.token_ids[:1])
+
+    class OfOne(GrammarTrim):
+        def shorten(self, drafts: Drafts) -> Drafts:
+            return msgspec.structs.replace(drafts, token_ids=drafts.token_ids[:1])
+
+    proposer.trim = OfOne(Grammars(lambda: None))  # type: ignore[arg-type,return-value]
     assert proposer.trimmed(sure).token_ids == [5]
     assert proposer.trimmed(drawn) is drawn
 

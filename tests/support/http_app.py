@@ -33,10 +33,12 @@ async def in_process(
     engine: FakeEngine | None = None, store: Any = None, **server: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the ASGI application, without sockets."""
-    app: Any = build_app(service(engine or FakeEngine(), store, **server))
+    served = service(engine or FakeEngine(), store, **server)
+    app: Any = build_app(served)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
         yield client
+    await served.grammars.close()
 
 
 @asynccontextmanager

@@ -1,0 +1,95 @@
+"""Drafts cut to what their request's grammar allows, before a step is spent on verifying them. No torch.
+
+The target masks every position of a draft, so nothing of the text depends on this: a request whose grammar is not
+compiled yet, or fails here, keeps its drafts as they are. The matchers are this file's own, fed what was committed.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import msgspec
+
+from ..engine.core.plan import Drafts
+from ..engine.execution.grammar import Constraint, GrammarError, Grammars
+from ..engine.types import RequestId
+
+log = logging.getLogger(__name__)
+
+
+class GrammarTrim:
+    """A ``Trim`` by grammars. Grammars are compiled on a thread of its own, all else happens on the caller's."""
+
+    def __init__(self, grammars: Grammars) -> None:
+        self._grammars = grammars
+        self._open: dict[RequestId, _Standing] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self.num_cut = 0
+        """Drafts that were left out."""
+
+    def open(self, request_id: RequestId, grammar: str, length: int, output_ids: Sequence[int]) -> None:
+        """A request begins, ``length`` tokens long, its output so far included."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+        compiled = self._pool.submit(self._compile, grammar)
+        self._open[request_id] = _Standing(compiled, self._grammars.constraint(grammar, output_ids), length)
+
+    def commit(self, request_id: RequestId, token_ids: Sequence[int]) -> None:
+        """These were committed."""
+        if (standing := self._open.get(request_id)) is not None:
+            standing.constraint.push(token_ids)
+            standing.length += len(token_ids)
+
+    def close(self, request_id: RequestId) -> None:
+        """The request has ended."""
+        self._open.pop(request_id, None)
+
+    def shorten(self, drafts: Drafts) -> Drafts:
+        """``drafts`` without those that cannot be accepted; as they are where that cannot be told now."""
+        standing = self._open.get(drafts.request_id)
+        if standing is None or drafts.base_len != standing.length or not standing.compiled.done():
+            return drafts
+        if not standing.compiled.result():
+            self.close(drafts.request_id)
+            return drafts
+        try:
+            kept = standing.constraint.allowed(drafts.token_ids, drafts.parents)
+        except GrammarError as e:  # the target meets it too, and tells the client
+            log.info("drafts of request %s are not cut: %s", drafts.request_id, e)
+            self.close(drafts.request_id)
+            return drafts
+        if len(kept) == len(drafts.token_ids):
+            return drafts
+        self.num_cut += len(drafts.token_ids) - len(kept)
+        return _only(drafts, kept)
+
+    def _compile(self, grammar: str) -> bool:
+        """Whether it is there to be asked; then asking is quick."""
+        try:
+            self._grammars.compile(grammar)
+        except GrammarError as e:
+            log.info("drafts are not cut to a grammar: %s", e)
+            return False
+        return True
+
+
+class _Standing:
+    """One request: is its grammar compiled, where does it stand, how long is it."""
+
+    __slots__ = ("compiled", "constraint", "length")
+
+    def __init__(self, compiled: Future[bool], constraint: Constraint, length: int) -> None:
+        self.compiled = compiled
+        self.constraint = constraint
+        self.length = length
+
+
+def _only(drafts: Drafts, kept: list[int]) -> Drafts:
+    """The drafts at the indices ``kept``, which hold every node's parent."""
+    places = {-1: -1} | {node: place for place, node in enumerate(kept)}
+    return msgspec.structs.replace(
+        drafts,
+        token_ids=[drafts.token_ids[i] for i in kept],
+        parents=None if drafts.parents is None else [places[drafts.parents[i]] for i in kept],
+        confidence=None if drafts.confidence is None else [drafts.confidence[i] for i in kept],
+    )
