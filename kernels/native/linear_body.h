@@ -111,7 +111,15 @@ static void multiply_blocks(const Linear& l, int64_t begin, int64_t end) {
     }
 }
 
-#if PL_ISA == 2
+#if PL_ISA == 1
+
+// A running sum stays one: left to itself the compiler turns sums of sums into trees, and spills their leaves.
+static inline void in_place(__m256i& sum) { asm("" : "+x"(sum)); }
+
+// What was loaded is loaded again: kept in registers for a second use, it is spilled.
+static inline void read_again() { asm volatile("" ::: "memory"); }
+
+#elif PL_ISA == 2
 
 // Tokens token..token+M-1 times BLOCKS blocks. Sums stay in registers from the first group to the last. A Format tells where
 // a block's group is, makes two vectors of unsigned codes at a time, and turns a group's sum of products into fp32.

@@ -24,7 +24,7 @@ static void pack_row(const float* weight, int64_t k, uint8_t* codes, uint16_t* s
 
 struct Int8 {
     static constexpr int64_t kBytes = kCodes;
-    static constexpr int kTokens = PL_ISA == 2 ? 4 : PL_ISA == 1 ? 2 : 1, kBlocks = PL_ISA == 2 ? 2 : 1;
+    static constexpr int kTokens = PL_ISA == 2 ? 4 : PL_ISA == 1 ? 8 : 1, kBlocks = PL_ISA == 2 ? 2 : 1;
 
 #if PL_ISA == 2
 
@@ -48,39 +48,36 @@ struct Int8 {
 
 #elif PL_ISA == 1
 
-    // Eight sums of four products: bytes are widened to 16 bits first, because vpmaddubsw would saturate.
-    static inline __m256i wide_dot(__m256i sum, __m128i w, __m256i x) {
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_cvtepu8_epi16(w), x));
-    }
-
+    // The unsigned operand is the weight's magnitude, the signed one the activation with the weight's sign: a pair of their
+    // products is at most 2 * 127 * 127 = 32258, so vpmaddubsw never saturates. Eight outputs at a time, as for 4 bits.
     template <int M, int BLOCKS>
     static inline __attribute__((always_inline)) void tile(const Linear& l, int64_t token, int64_t block) {
         static_assert(BLOCKS == 1, "sixteen registers hold one block");
         const Activations* x = l.x + token * l.groups;
         const uint8_t* codes = l.weights + block * l.groups * kCodes;
         const uint16_t* scales = l.scales + block * l.groups * kOutputs;
+        const __m256i bias = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
+        const int64_t groups = l.groups;
         F sums[M][2] = {};
-        for (int64_t g = 0; g < l.groups; ++g, ++x, codes += kCodes, scales += kOutputs) {
-            __m256i dots[M][4];  // of four outputs each, every output in two halves
-            for (int m = 0; m < M; ++m)
-                for (int q = 0; q < 4; ++q) dots[m][q] = _mm256_setzero_si256();
-            for (int i = 0; i < kGroup / 4; ++i) {
-                for (int m = 0; m < M; ++m) {
-                    int32_t four;
-                    std::memcpy(&four, x[m * l.groups].codes + i * 4, 4);
-                    const __m256i wide = _mm256_cvtepi8_epi16(_mm_set1_epi32(four));
-                    for (int q = 0; q < 4; ++q)
-                        dots[m][q] = wide_dot(dots[m][q], load<__m128i>(codes + i * 64 + q * 16), wide);
+        for (int64_t g = 0; g < groups; ++g, ++x, codes += kCodes, scales += kOutputs) {
+            for (int h = 0; h < 2; ++h) {
+                read_again();
+                __m256i dots[M];
+                for (int m = 0; m < M; ++m) dots[m] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+                for (int i = 0; i < kGroup / 4; ++i) {
+                    const __m256i weight = _mm256_xor_si256(load<__m256i>(codes + i * 64 + h * 32), bias);
+                    const __m256i most = _mm256_abs_epi8(weight);
+                    for (int m = 0; m < M; ++m) {
+                        const __m256i four = _mm256_set1_epi32(load<int32_t>(x[m * groups].codes + i * 4));
+                        const __m256i pairs = _mm256_maddubs_epi16(most, _mm256_sign_epi8(four, weight));
+                        dots[m] = _mm256_add_epi32(dots[m], _mm256_madd_epi16(pairs, ones));
+                        in_place(dots[m]);
+                    }
                 }
-            }
-            for (int m = 0; m < M; ++m) {
-                for (int h = 0; h < 2; ++h) {
-                    const __m256i mixed = _mm256_hadd_epi32(dots[m][2 * h], dots[m][2 * h + 1]);
-                    const __m256i sum = _mm256_add_epi32(_mm256_permute4x64_epi64(mixed, 0xd8),
-                                                         _mm256_set1_epi32(x[m * l.groups].start));
-                    const F scale = widen(load<H>(scales + h * 8));
-                    sums[m][h] += __builtin_convertvector((I)sum, F) * scale * splat(x[m * l.groups].scale);
-                }
+                const F scale = widen(load<H>(scales + h * 8));
+                for (int m = 0; m < M; ++m)
+                    sums[m][h] += __builtin_convertvector((I)dots[m], F) * scale * splat(x[m * groups].scale);
             }
         }
         for (int m = 0; m < M; ++m) finish(l, token + m, block, sums[m]);
