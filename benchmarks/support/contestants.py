@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 from load import Call, Reply, Target, closed_loop
-from server import Server, free_port, paceline_command
+from server import Server, free_port, paceline_command, sigterm_waits
 from spec_counters import Counters, difference, parse
 
 _SETTLE_S = 5.0
@@ -42,7 +42,8 @@ class Contestant:
             RuntimeError: the server ended; its log says why.
         """
         port = free_port()
-        self.server = Server(paceline_command(model, port, self.arguments), port, log=log)
+        with sigterm_waits():
+            self.server = Server(paceline_command(model, port, self.arguments), port, log=log)
         self.target = Target(self.server.url)
         try:
             took_s = self.server.wait(timeout=300)

@@ -8,7 +8,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -36,6 +37,19 @@ def status(url: str, timeout: float = 5.0) -> int:
 def paceline_command(model: str, port: int, extra: Sequence[str] = ()) -> list[str]:
     """The command that serves ``model`` with the interpreter running this script."""
     return [str(Path(sys.executable).parent / "paceline"), "serve", model, "--port", str(port), *extra]
+
+
+@contextmanager
+def sigterm_waits() -> Iterator[None]:
+    """SIGTERM is answered at the end of the block: a process must not be lost between its start and its being known."""
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if seen:
+            signal.raise_signal(signal.SIGTERM)
 
 
 class Server:
