@@ -80,6 +80,12 @@ static inline void finish(const Linear& l, int64_t token, int64_t block, const F
     for (int64_t i = 0; first + i < l.n; ++i) out[i] = l.bias ? each[i] + l.bias[first + i] : each[i];
 }
 
+// A group of a block that comes next, into the second level: memory is read while this one is multiplied.
+template <int BYTES>
+static inline void fetch(const uint8_t* group) {
+    for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(group + i, 0, 2);
+}
+
 template <class Format, int M, int BLOCKS>
 static inline void tiles(const Linear& l, int64_t count, int64_t token, int64_t block) {
     if constexpr (M == 1)
@@ -132,10 +138,8 @@ static inline __attribute__((always_inline)) void vnni_tile(const Linear& l, int
     const bool first_of_pass = token % kPassTokens == 0;
     const uint8_t* weights = l.weights + block * l.groups * Format::kBytes;
     for (int64_t g = 0; g < l.groups; ++g, ++x, weights += Format::kBytes) {
-        if (first_of_pass)  // fetches the blocks that come next, into the second level
-            for (int b = 0; b < BLOCKS; ++b)
-                for (int i = 0; i < Format::kBytes; i += 64)
-                    __builtin_prefetch(weights + (BLOCKS + b) * l.groups * Format::kBytes + i, 0, 2);
+        if (first_of_pass)
+            for (int b = 0; b < BLOCKS; ++b) fetch<Format::kBytes>(weights + (BLOCKS + b) * l.groups * Format::kBytes);
         __m512i dots[M][BLOCKS];
         for (int m = 0; m < M; ++m)
             for (int b = 0; b < BLOCKS; ++b) dots[m][b] = Format::start(x[m * l.groups]);

@@ -58,8 +58,10 @@ struct Int8 {
         const uint16_t* scales = l.scales + block * l.groups * kOutputs;
         const __m256i bias = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
         const int64_t groups = l.groups;
+        const bool first_of_pass = token % kPassTokens == 0;
         F sums[M][2] = {};
         for (int64_t g = 0; g < groups; ++g, ++x, codes += kCodes, scales += kOutputs) {
+            if (first_of_pass) fetch<kCodes>(codes + groups * kCodes);
             for (int h = 0; h < 2; ++h) {
                 read_again();
                 __m256i dots[M];
