@@ -23,6 +23,7 @@ from ..engine.core.plan import Drafts
 from ..engine.types import RequestId
 from ..spec_decode.base import Outcome, ProposeReq, StepBudget
 from .actor import Actor, Setup
+from .background import run_in_background
 from .mailbox import Mailbox, MailboxFull
 from .messages import ActorLost, Close, Commit, DraftAsk, Hello, Open, Propose
 
@@ -54,7 +55,8 @@ class Draft(Actor):
     async def start(self) -> None:
         """Load the model; raises what ``draft_load.load`` raises."""
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin on the target's cores
-        self._loaded = await anyio.to_thread.run_sync(self._load)
+        self._loaded = await run_in_background(self._load)  # the engine serves without us meanwhile
+        await anyio.to_thread.run_sync(self._loaded.warm_up)
         threading.Thread(target=self._run_work, name="drafts", daemon=True).start()
 
     def _load(self) -> "Loaded":

@@ -1,4 +1,4 @@
-"""From a Setup to a draft model that is ready: weights, KV pages of its own, and a speculator that has run once.
+"""From a Setup to a draft model that is ready: weights, KV pages of its own, and then a speculator that has run once.
 
 Runs in the draft actor's process only. The config's sections for the target's model are filled with those of the draft
 model, so that both are loaded by the same code.
@@ -13,6 +13,7 @@ from ..engine import plugins
 from ..engine.config import Config, method_config
 from ..engine.store import vocabulary
 from ..engine.store.located import Located, ModelCard
+from ..kernels.native import load as native
 from ..spec_decode.base import ModelContext
 from ..spec_decode.drafter import Drafter
 from ..spec_decode.speculators import draft_model
@@ -25,14 +26,23 @@ class Loaded:
 
     speculator: Drafter
     num_blocks: int
-    step_costs: list[tuple[int, float]]
-    """Requests, seconds of one draft for each."""
+    num_threads: int
     facts: dict[str, str]
     vocab_hash: str
 
+    def warm_up(self) -> None:
+        """Run once, and measure. Its threads start anew: those that loading started have loading's priority."""
+        native.set_num_threads(self.num_threads)
+        self.speculator.warmup()
+
+    @property
+    def step_costs(self) -> list[tuple[int, float]]:
+        """Requests, seconds of one draft for each; empty before ``warm_up``."""
+        return self.speculator.costs
+
 
 def load(config: Config, located: Located, card: ModelCard) -> Loaded:
-    """Everything that stands between a process and its first draft.
+    """Everything that stands between a process and its first draft, but for ``Loaded.warm_up``.
 
     Raises:
         BadModelFileError: the weights are damaged or of no kind we read.
@@ -54,9 +64,8 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
         rule=config.speculation.rule,
     )
     speculator = plugins.load("spec_decode.speculators", name).build(settings, context)
-    speculator.warmup()
     facts = {"model": card.name, **pages.facts}
-    return Loaded(speculator, pages.sizes.num_blocks, speculator.costs, facts, words.fingerprint)
+    return Loaded(speculator, pages.sizes.num_blocks, int(pages.facts["threads"]), facts, words.fingerprint)
 
 
 def _as_target(config: Config, settings: draft_model.Config, card: ModelCard) -> Config:

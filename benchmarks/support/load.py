@@ -25,6 +25,8 @@ class Reply:
     ended: float = 0.0
     first: float = 0.0
     gaps: list[float] = field(default_factory=list)
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    """When how many tokens came, where the call asks for token ids."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     text: str = ""
@@ -158,6 +160,8 @@ async def _events(reader: asyncio.StreamReader, chunked: bool, reply: Reply) -> 
                 reply.usage = event
                 reply.prompt_tokens, reply.output_tokens = usage["prompt_tokens"], usage["completion_tokens"]
             for choice in event.get("choices") or ():
+                if ids := choice.get("token_ids"):
+                    reply.arrivals.append((now, len(ids)))
                 text = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
                 if not text:
                     continue

@@ -6,7 +6,7 @@ from typing import Any
 
 from report import table
 
-_SPEED = ["set", "T", "clients", "method", "k", "off tok/s", "tok/s", "speed-up", "low-high", "TTFT p50 ms"]
+_SPEED = ["set", "T", "clients", "method", "k", "off tok/s", "tok/s", "speed-up", "low-high", "decode", "TTFT p50 ms"]
 _SPEED += ["ITL p50 ms", "ITL p99 ms", "other text", "errors", "others' CPU"]
 _DRAFTS = ["set", "T", "clients", "method", "k", "L", "L spec", "spec steps", "conditional by position"]
 _DRAFTS += ["unconditional", "drafted", "accepted", "wasted", "stale", "ahead hits"]
@@ -18,7 +18,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def speed_table(rows: Rows, *, markdown: bool = False) -> str:
-    """Throughput and latency against off."""
+    """Against off: speed-up is of all output tokens a second, decode of those behind the first."""
     return _lay_out([_speed(row) for row in rows], _SPEED, markdown)
 
 
@@ -45,6 +45,7 @@ def _speed(row: dict[str, Any]) -> list[Any]:
         f"{row['tok_s']:.1f}",
         f"{row['speedup']:.2f}",
         f"{row['speedup_low']:.2f}-{row['speedup_high']:.2f}",
+        f"{row['speedup_decode']:.2f}",
         f"{row['ttft_p50_ms']:.0f}",
         f"{row['itl_p50_ms']:.0f}",
         f"{row['itl_p99_ms']:.0f}",

@@ -70,6 +70,8 @@ def row(cell: Cell, entry: Entry, rounds: Sequence[Round], plain: Sequence[Round
     """Figures of one contestant in one cell, against ``plain``, the rounds without speculation."""
     figures, base = [summary(r.replies) for r in rounds], [summary(r.replies) for r in plain]
     speedups = [on["output_tok_s"] / off["output_tok_s"] for on, off in zip(figures, base, strict=True)]
+    each = [(on["tpot_p50_ms"], off["tpot_p50_ms"]) for on, off in zip(figures, base, strict=True)]
+    decode = [off / on for on, off in each if on]
     counts = added([r.counts for r in rounds])
     told = [x for r in rounds for reply in r.replies if (x := _told(reply)) is not None]
     different, compared = differences(rounds, plain)
@@ -86,6 +88,7 @@ def row(cell: Cell, entry: Entry, rounds: Sequence[Round], plain: Sequence[Round
         "speedup": statistics.median(speedups),
         "speedup_low": min(speedups),
         "speedup_high": max(speedups),
+        "speedup_decode": statistics.median(decode) if decode else 0.0,
         "texts_compared": compared,
         "texts_different": different,
         **{name: statistics.median(x[name] for x in figures) for name in LATENCIES},
