@@ -38,6 +38,7 @@ SERVER_FLAGS = (
     Flag("--port", "server.port", int, "port to listen on (8000)"),
     Flag("--api-key", "server.api_keys", "list", "ask clients for this key; may be repeated"),
     Flag("--enable-model-management", "server.model_management", "true"),
+    Flag("--enable-admin", "server.admin", "true"),
     Flag("--served-model-name", "server.served_model_name", str, "the name clients see"),
     Flag("--max-num-seqs", "scheduler.max_num_seqs", int, "most requests running at once (64)"),
     Flag("--max-num-queued-reqs", "scheduler.max_queued_requests", int),
