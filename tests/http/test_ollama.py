@@ -234,7 +234,8 @@ async def test_models_of_the_server_and_of_the_machine() -> None:
 async def test_show() -> None:
     async with in_process() as client:
         told = (await post(client, "/api/show", {"name": "tiny:latest"})).json()
-    assert told["capabilities"] == ["completion", "embedding"] and told["template"] and told["details"]["family"] == "llama"
+    assert told["capabilities"] == ["completion", "embedding"]
+    assert told["template"] and told["details"]["family"] == "llama"
     assert told["model_info"]["llama.context_length"] == 256 and told["model_info"]["general.architecture"] == "llama"
 
 
