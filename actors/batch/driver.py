@@ -90,6 +90,7 @@ class Driver:
                 except Exception as e:  # raised again below: the group would wrap it
                     failure.append(e)
                     tasks.cancel_scope.cancel()
+                    return
 
         async with anyio.create_task_group() as tasks:
             for _ in range(self._way.limit):

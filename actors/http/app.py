@@ -27,6 +27,7 @@ from .ollama import GenerateDialect, OllamaChatDialect
 from .ollama_models import OllamaModels
 from .ollama_pull import Pull
 from .openai import ChatDialect, CompletionsDialect
+from .openapi import OpenApi
 from .plain import PlainRoutes
 from .responses import ResponsesDialect, StoredResponses
 from .responses_store import ResponseStore
@@ -88,6 +89,7 @@ def build_app(service: Service) -> ASGIApp:
         Route("/version", plain.version, methods=["GET"]),
         Route("/load", plain.load, methods=["GET"]),
         Route("/metrics", plain.metrics, methods=["GET"]),
+        Route("/openapi.json", OpenApi().describe, methods=["GET"]),
         Route("/", plain.root, methods=["GET"]),
     ]
     return Front(service, access, routes)
