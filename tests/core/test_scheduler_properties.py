@@ -37,9 +37,9 @@ def requests(build: st.DrawFn) -> dict[str, Any]:
     prompt = [1, 2] * build(st.integers(0, 6)) + build(st.lists(st.integers(0, 2), min_size=1, max_size=10))
     most = build(st.integers(0, 24))
     salt, rank = build(st.sampled_from(["", "", "a"])), build(st.integers(0, 2))
-    if (kind := build(st.sampled_from([None, None, None, "last", "mean"]))) is not None:
-        return {"prompt": prompt, "params": SamplingParams(max_tokens=0, pooling=Pooling(kind)), "salt": salt,
-                "rank": rank}  # fmt: skip
+    pooling = build(st.sampled_from([None, None, None, Pooling("last"), Pooling("mean")]))
+    if pooling is not None:
+        return {"prompt": prompt, "params": SamplingParams(max_tokens=0, pooling=pooling), "salt": salt, "rank": rank}
     params = SamplingParams(
         max_tokens=most,
         min_tokens=build(st.integers(0, min(most, 6))),

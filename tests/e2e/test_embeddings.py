@@ -1,5 +1,7 @@
 """Vectors from a real server: by the official clients, the same bits alone and under load, aborted without a trace."""
 
+import os
+import signal
 import struct
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +66,7 @@ def test_a_vector_has_the_same_bits_alone_and_under_load(server: Server) -> None
 
 
 def test_thousands_of_inputs_pass_through_a_short_queue(serve: Any) -> None:
-    with serve("-s", "scheduler.max_queued_requests=4", "-s", "scheduler.max_num_seqs=8") as small:
+    with serve("-s", "scheduler.max_queued_requests=4", "-s", "scheduler.max_num_seqs=32") as small:
         told = vectors(small, [[i % 500, 5, 6] for i in range(2048)])
         assert len(told) == 2048 and told[3] == told[503] == vectors(small, [3, 5, 6])[0]
         eventually(lambda: ready(small.url)["free_blocks"] == 512)
@@ -76,6 +78,18 @@ def test_a_client_that_leaves_frees_everything(server: Server) -> None:
     eventually(lambda: metrics(server.url)["vllm:num_requests_running"] == 0)
     eventually(lambda: ready(server.url)["running"] == ready(server.url)["waiting"] == 0)
     assert vectors(server, "still there")
+
+
+def test_a_target_that_dies_in_the_middle_costs_only_time(serve: Any) -> None:
+    prompts = [[(i * j) % 500 for j in range(400)] for i in range(1, 50)]
+    with serve("-s", "scheduler.max_num_batched_tokens=16") as mortal, ThreadPoolExecutor(1) as pool:
+        target = ready(mortal.url)["actors"]["target"]["pid"]
+        asked = pool.submit(vectors, mortal, prompts)
+        eventually(lambda: metrics(mortal.url).get("vllm:prompt_tokens_total", 0) > 0)
+        os.kill(target, signal.SIGKILL)
+        told = asked.result(timeout=60)
+        eventually(lambda: metrics(mortal.url).get("paceline_requests_replayed_total", 0) > 0)
+        assert told[:5] + told[-5:] == vectors(mortal, prompts[:5] + prompts[-5:])
 
 
 def test_the_prefix_cache_is_read_and_can_be_reset(server: Server) -> None:
