@@ -1,4 +1,4 @@
-"""One open call as its caller sees it: what has come from the tokenizer and was not read yet. In order, complete.
+"""One open call as its caller sees it: what has come from the engine and was not read yet. In order, complete.
 
 Knows neither mailbox nor engine.
 """
@@ -11,9 +11,9 @@ import msgspec
 
 from ..engine.errors import ActorError, DeadlineError, InvalidRequestError, PacelineError, UnavailableError
 from ..engine.types import ErrorInfo
-from .messages import Admitted, TextDelta, Tokenized
+from .messages import Admitted, PrefixCacheReset, TextDelta, Tokenized
 
-Item: TypeAlias = Admitted | TextDelta | Tokenized
+Item: TypeAlias = Admitted | TextDelta | Tokenized | PrefixCacheReset
 
 MAX_BUFFERED = 64
 """Items kept for a slow reader; beyond, deltas of one choice are joined, so that only the text itself grows."""
@@ -51,7 +51,7 @@ class Call:
             if item.finish_reason is not None:
                 self._ends.add(item.index)
                 self.num_open -= 1
-        elif isinstance(item, Tokenized):
+        elif isinstance(item, Tokenized | PrefixCacheReset):
             self.num_open = 0
         if len(self._buffer) < MAX_BUFFERED or not self._join(item):
             self._buffer.append(item)

@@ -93,6 +93,7 @@ class Choice:
             self._num_cached,
             self._queue_s,
             output.speculation if self.is_done else None,
+            output.embedding,
         )
 
     def _read(self, token_ids: list[int], output: RequestOutput) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
-from .flags import ENGINE_FLAGS, SERVER_FLAGS, UsageError, add_config_flags, add_foreign_flags
+from .flags import BATCH_FLAGS, ENGINE_FLAGS, SERVER_FLAGS, UsageError, add_config_flags, add_foreign_flags
 from .speculative_flags import add_speculative_flags
 
 _MODEL_HELP = "library name, org/repo, folder or .gguf file (smollm2:135m)"
@@ -69,6 +69,18 @@ def _add_model_options(parser: argparse.ArgumentParser, everything: bool) -> Non
     )
 
 
+def _batch(parser: argparse.ArgumentParser, everything: bool) -> None:
+    parser.add_argument("file", metavar="FILE", help='JSON lines: {"custom_id", "method": "POST", "url", "body"}')
+    parser.add_argument("-o", "--output", metavar="FILE", help="for the answers; of a.jsonl it is a.out.jsonl")
+    parser.add_argument("--model", metavar="MODEL", help="for all lines, whatever their bodies name")
+    parser.add_argument("--url", metavar="URL", help="ask this server instead of an engine of its own")
+    parser.add_argument("--api-key", metavar="KEY", help="for --url; better in PACELINE_API_KEY")
+    parser.add_argument("--concurrency", type=int, metavar="N", help="requests at once (twice the seats; --url: 64)")
+    add_config_flags(parser, (*BATCH_FLAGS, *ENGINE_FLAGS), everything=everything)
+    add_speculative_flags(parser, everything=everything)
+    _add_model_options(parser, everything)
+
+
 def _pull(parser: argparse.ArgumentParser, everything: bool) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="library name or org/repo")
 
@@ -112,6 +124,12 @@ VERBS: dict[str, Verb] = {
         _serve,
         "paceline serve smollm2:135m --port 8000\n"
         "  paceline serve --config configs/laptop.toml -s scheduler.max_num_seqs=32",
+    ),
+    "batch": Verb(
+        "answer a file of requests; started again it goes on where it was",
+        _batch,
+        "paceline batch requests.jsonl -o answers.jsonl --model smollm2:135m\n"
+        "  paceline batch requests.jsonl --url http://127.0.0.1:8000",
     ),
     "pull": Verb("fetch a model", _pull, "paceline pull qwen2.5:0.5b\n  paceline pull Qwen/Qwen2.5-0.5B-Instruct"),
     "ls": Verb("list the models on this machine", _ls, "paceline ls\n  paceline ls --json"),
@@ -179,7 +197,7 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace | None:
         add_help=False,
     )
     arguments(parser, everything)
-    more = "" if verb not in ("run", "serve") else " (--help=all: every flag)"
+    more = "" if verb not in ("run", "serve", "batch") else " (--help=all: every flag)"
     parser.add_argument("-h", "--help", action="store_true", help=f"show this{more}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     if everything or "-h" in own or "--help" in own:

@@ -1,7 +1,8 @@
-"""The engine's asynchronous API, for the gateway, ``paceline run``, tests and benchmarks.
+"""The engine's asynchronous API, for the gateway, ``paceline run``, ``batch``, tests and benchmarks.
 
-It speaks only with the tokenizer actor. Every call ends exactly once, with its last delta or with one PacelineError:
-also when the tokenizer dies, when text is missing, and when nothing has come long after the deadline.
+It speaks with the tokenizer actor, and with the scheduler about its prefix cache. Every call ends exactly once, with
+its last delta or with one PacelineError: also when the tokenizer dies, when text is missing, and when nothing has come
+long after the deadline.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
+from uuid import uuid4
 
 import anyio
 
@@ -16,7 +18,7 @@ from ..engine.config import Config
 from ..engine.errors import ActorError, DeadlineError, UnavailableError
 from ..engine.store.located import Located, ModelCard
 from .actor import root_cause
-from .call import Call, error_of
+from .call import Call, Item, error_of
 from .draft_files import find_drafter
 from .mailbox import Mailbox, MailboxFull
 from .messages import (
@@ -27,6 +29,8 @@ from .messages import (
     Detokenize,
     EngineState,
     Generate,
+    PrefixCacheReset,
+    ResetPrefixCache,
     Stats,
     TextDelta,
     Tokenize,
@@ -94,7 +98,7 @@ class EngineClient:
         num_choices = (len(call.prompts) if call.prompts is not None else 1) * call.n
         with self._open(call, num_choices, call.timeout_s + GRACE_S) as opened:
             while (item := await opened.next()) is not None:
-                if not isinstance(item, Tokenized):
+                if isinstance(item, Admitted | TextDelta):
                     yield item
 
     async def tokenize(self, request: Tokenize | Detokenize) -> Tokenized:
@@ -113,17 +117,32 @@ class EngineClient:
         """Decode ids; see ``tokenize``."""
         return await self.tokenize(request)
 
+    async def reset_prefix_cache(self) -> int:
+        """Have no later request find what was computed so far; how many blocks that were.
+
+        Raises:
+            PacelineError: the engine is not there.
+        """
+        with self._open(ResetPrefixCache(uuid4().hex), 1, TOKENIZE_S, to="scheduler") as opened:
+            item = await opened.next()
+        if not isinstance(item, PrefixCacheReset):
+            raise ActorError(f"the scheduler answered {type(item).__name__} to ResetPrefixCache; try again")
+        return item.num_blocks
+
     @contextmanager
-    def _open(self, message: Generate | Tokenize | Detokenize, num_choices: int, timeout_s: float) -> Iterator[Call]:
+    def _open(
+        self, message: Generate | Tokenize | Detokenize | ResetPrefixCache, num_choices: int, timeout_s: float,
+        to: str = "tokenizer",
+    ) -> Iterator[Call]:  # fmt: skip
         """Send ``message``, collect what belongs to it, and abort it unless it was over on leaving."""
         call_id = message.call_id
         if call_id in self._calls:
             raise ActorError(f"call id {call_id} is in use; choose another")
         self._retry_aborts()
         try:
-            self._mailbox.send("tokenizer", message)
+            self._mailbox.send(to, message)
         except MailboxFull:
-            raise UnavailableError("the tokenizer's queue is full; try again soon", code="queue_full") from None
+            raise UnavailableError(f"the {to}'s queue is full; try again soon", code="queue_full") from None
         call = self._calls[call_id] = Call(num_choices)
         late = DeadlineError(f"no answer within {timeout_s:.0f} s; try again, or ask for less")
         timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, call_id, late)
@@ -167,7 +186,7 @@ class EngineClient:
     def handle(self, sender: str, message: Any) -> None:
         """One message of the gateway's inbox. What belongs to no open call is dropped."""
         match message:
-            case TextDelta() | Admitted() | Tokenized():
+            case TextDelta() | Admitted() | Tokenized() | PrefixCacheReset():
                 self._put(message)
             case CallFailed():
                 if (call := self._calls.get(message.call_id)) is not None:
@@ -187,7 +206,7 @@ class EngineClient:
         if self._aborts:
             self._retry_aborts()
 
-    def _put(self, item: Admitted | TextDelta | Tokenized) -> None:
+    def _put(self, item: Item) -> None:
         call = self._calls.get(item.call_id)
         if call is None or call.error is not None:
             return

@@ -33,13 +33,15 @@ ENGINE_FLAGS = (
     Flag("--enable-prefix-caching", "cache.enable_prefix_caching", "true"),
     Flag("--no-enable-prefix-caching", "cache.enable_prefix_caching", "false"),
 )
+BATCH_FLAGS = (Flag("--max-num-seqs", "scheduler.max_num_seqs", int, "most requests running at once (64)"),)
 SERVER_FLAGS = (
     Flag("--host", "server.host", str, "address to listen on (127.0.0.1)"),
     Flag("--port", "server.port", int, "port to listen on (8000)"),
     Flag("--api-key", "server.api_keys", "list", "ask clients for this key; may be repeated"),
     Flag("--enable-model-management", "server.model_management", "true"),
+    Flag("--enable-admin", "server.admin", "true"),
     Flag("--served-model-name", "server.served_model_name", str, "the name clients see"),
-    Flag("--max-num-seqs", "scheduler.max_num_seqs", int, "most requests running at once (64)"),
+    *BATCH_FLAGS,
     Flag("--max-num-queued-reqs", "scheduler.max_queued_requests", int),
     Flag("--scheduling-policy", "scheduler.policy", str),
     Flag("--max-logprobs", "server.max_logprobs", int),

@@ -9,6 +9,7 @@ Who talks to whom::
     gateway <-> tokenizer <-> scheduler <-> target, draft
        ^            ^             ^          ^
        +------------+-- supervisor ----------+     (Hello, Heartbeat, Failed up; Stop, Drain, ActorLost down)
+       +--------------------------+                (ResetPrefixCache, PrefixCacheReset)
     every actor -> gateway: Stats
 """
 
@@ -168,6 +169,13 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     template_kwargs: dict[str, Any] = {}
 
 
+class Embed(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """A wish for vectors instead of text; the model says how its prompts are pooled."""
+
+    dimensions: int = 0
+    """0 = the model's own."""
+
+
 class Generate(Message, frozen=True):
     """One call. Exactly one of ``prompts`` and ``chat`` is set. Choices = prompts x n, index = prompt * n + i."""
 
@@ -189,6 +197,8 @@ class Generate(Message, frozen=True):
     """Text the client expects to get."""
     until_full: bool = False
     """Without ``max_tokens``, go on until the context is full, as a chat does."""
+    embed: Embed | None = None
+    """Each choice is one vector, in its only delta; of ``sampling`` nothing is read."""
 
 
 class AbortCall(Message, frozen=True):
@@ -284,6 +294,25 @@ class TextDelta(Message, frozen=True):
     queue_s: float = 0.0
     speculation: SpeculationStats | None = None
     """On the last delta, where speculation ran."""
+    embedding: bytes | None = None
+    """Of a call with ``embed``: the prompt's vector, fp32, little-endian."""
+
+
+# --- gateway <-> scheduler --------------------------------------------------------------------------------------------
+
+
+class ResetPrefixCache(Message, frozen=True):
+    """Have no later request find what was computed so far; answered by ``PrefixCacheReset``."""
+
+    call_id: str
+
+
+class PrefixCacheReset(Message, frozen=True):
+    """It is done."""
+
+    call_id: str
+    num_blocks: int
+    """Blocks that could have been found."""
 
 
 # --- tokenizer <-> scheduler ------------------------------------------------------------------------------------------
@@ -388,8 +417,19 @@ TokenizerInbox: TypeAlias = (
     | Drain
     | Stop
 )
-SchedulerInbox: TypeAlias = Add | Abort | Drafts | StepResult | Hello | ActorLost | Drain | Stop
+SchedulerInbox: TypeAlias = Add | Abort | Drafts | StepResult | Hello | ResetPrefixCache | ActorLost | Drain | Stop
 DraftInbox: TypeAlias = Open | Propose | Commit | Close | ActorLost | Drain | Stop
 TargetInbox: TypeAlias = StepPlan | ActorLost | Drain | Stop
-GatewayInbox: TypeAlias = Admitted | CallFailed | TextDelta | Tokenized | EngineState | Stats | ActorLost | Drain | Stop
+GatewayInbox: TypeAlias = (
+    Admitted
+    | CallFailed
+    | TextDelta
+    | Tokenized
+    | PrefixCacheReset
+    | EngineState
+    | Stats
+    | ActorLost
+    | Drain
+    | Stop
+)
 SupervisorInbox: TypeAlias = Hello | Heartbeat | Failed

@@ -3,12 +3,14 @@
 Knows neither mailboxes nor other calls.
 """
 
+from collections import deque
+
 import msgspec
 
 from ..engine.types import RequestId, SpeculationControl
 from .choice import Choice
 from .messages import Add, Generate, PromptInfo, TextDelta
-from .text.prompt import Prompt
+from .text.prompt import Prompt, param_of
 from .text.sampling import SamplingResolver, Sizes, choice_seed
 from .text.token_bytes import TokenBytes
 
@@ -27,6 +29,10 @@ class OpenCall:
         self.held: list[TextDelta] = []
         """Deltas made before the call was admitted."""
         self.is_admitted = False
+        self.backlog: deque[Add] = deque()
+        """Requests that the scheduler has not got yet."""
+        self._out: dict[RequestId, int] = {}  # prompt tokens of those that it has
+        self._num_tokens_out = 0
 
     def requests(
         self, prompts: list[Prompt], resolver: SamplingResolver, tokens: TokenBytes, sizes: Sizes, now_s: float
@@ -42,6 +48,27 @@ class OpenCall:
             for add in self._requests_of(index, prompt, resolver, tokens, sizes, now_s)
         ]
 
+    def next_adds(self, most_requests: int, most_tokens: int) -> list[Add]:
+        """Requests from the backlog that the scheduler may get now: of a call that generates all at once.
+
+        A call for vectors may have thousands, of which no client sees one before it has all: they wait here, so that
+        they neither fill the queue nor stand in it before every other call. At least one is always out.
+        """
+        embeds, adds = self.generate.embed is not None, list[Add]()
+        while self.backlog:
+            is_full = len(self._out) >= most_requests or self._num_tokens_out >= most_tokens
+            if embeds and self._out and is_full:
+                break
+            add = self.backlog.popleft()
+            self._out[add.request_id] = len(add.prompt_ids)
+            self._num_tokens_out += len(add.prompt_ids)
+            adds.append(add)
+        return adds
+
+    def ended(self, request_id: RequestId) -> None:
+        """A request is out of the scheduler."""
+        self._num_tokens_out -= self._out.pop(request_id, 0)
+
     def _requests_of(
         self, prompt_index: int, prompt: Prompt, resolver: SamplingResolver, tokens: TokenBytes, sizes: Sizes,
         now_s: float,
@@ -52,10 +79,14 @@ class OpenCall:
         if prompt_logprobs is None and generate.echo and generate.chat is None:
             prompt_logprobs = sampling.logprobs
         is_chat = generate.chat is not None
-        params = resolver.resolve(
-            sampling, len(prompt.token_ids), sizes, is_chat=is_chat, until_full=is_chat or generate.until_full
-        )
-        params = msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs)
+        if generate.embed is not None:
+            param = param_of(generate, prompt_index)
+            params = resolver.pooled(generate.embed, len(prompt.token_ids), sizes, param)
+        else:
+            params = resolver.resolve(
+                sampling, len(prompt.token_ids), sizes, is_chat=is_chat, until_full=is_chat or generate.until_full
+            )
+            params = msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs)
         wants_ids = generate.return_token_ids or (generate.echo and prompt_logprobs is not None)
         ids = prompt.token_ids if wants_ids else None
         self.prompts.append(PromptInfo(len(prompt.token_ids), ids, prompt.text))
@@ -92,7 +123,11 @@ class OpenCall:
 
 
 def _control(generate: Generate) -> SpeculationControl | None:
-    """The call's wish; with stop strings the scheduler reports each time, for it does not know which output is last."""
+    """The call's wish, and none for vectors. With stop strings the scheduler, which does not know which output is the
+    last, reports each time.
+    """
+    if generate.embed is not None:
+        return SpeculationControl(enabled=False)
     if not generate.sampling.stop:
         return generate.speculation
     return msgspec.structs.replace(generate.speculation or SpeculationControl(), always_report=True)

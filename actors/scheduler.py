@@ -29,7 +29,18 @@ from .actor import Actor, Setup
 from .grammars import load_grammars
 from .head_link import make_head_link
 from .mailbox import Mailbox, MailboxFull
-from .messages import Abort, ActorLost, Add, Added, Drain, Hello, Refused, Stats
+from .messages import (
+    Abort,
+    ActorLost,
+    Add,
+    Added,
+    Drain,
+    Hello,
+    PrefixCacheReset,
+    Refused,
+    ResetPrefixCache,
+    Stats,
+)
 from .stats import MAX_OBSERVATIONS
 
 log = logging.getLogger(__name__)
@@ -101,6 +112,9 @@ class SchedulerActor(Actor):
                     self._drafter.meet(message)
             case Hello():
                 self._meet(sender, message)
+            case ResetPrefixCache():
+                num_blocks = 0 if self.core is None else self.core.reset_prefix_cache()
+                self._tell(sender, PrefixCacheReset(message.call_id, num_blocks))
             case ActorLost():
                 self._lose(message)
             case Drain() if self.core is not None:
@@ -154,12 +168,12 @@ class SchedulerActor(Actor):
         if not self._tell(sender, Added(add.request_id)):
             self._abort(add.request_id)
 
-    def _tell(self, sender: str, answer: Added | Refused) -> bool:
-        """Answer an Add. A tokenizer with a thousand unread messages gets no answer: its own timers end the call."""
+    def _tell(self, sender: str, answer: Added | Refused | PrefixCacheReset) -> bool:
+        """Answer. Who has a thousand unread messages gets none: their own timers end the call."""
         try:
             self.mailbox.send(sender, answer)
         except MailboxFull:
-            log.warning("%s reads nothing: request %s is not taken", sender, answer.request_id)
+            log.warning("%s reads nothing: it is not told %s", sender, answer)
             return False
         return True
 

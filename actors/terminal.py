@@ -95,7 +95,7 @@ class _Bars:
 
     def __call__(self, p: Progress) -> None:
         if self._bars is None:
-            self._bars = self._stack.enter_context(_rich_bars(self._out))
+            self._bars = self._stack.enter_context(rich_bars(self._out))
         key = (p.phase, p.what)
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(f"{_VERBS[p.phase]} {p.what}", total=p.total or None, tail="")
@@ -103,7 +103,8 @@ class _Bars:
         self._bars.update(self._tasks[key], completed=p.done, tail=f"{amount}{_speed(p)}")
 
 
-def _rich_bars(out: TextIO) -> Any:
+def rich_bars(out: TextIO) -> Any:
+    """Bars of rich; a task's ``tail`` is the text behind its bar."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars

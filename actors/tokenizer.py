@@ -53,6 +53,8 @@ _INLINE_CHARS = 20_000
 _MAX_WAITING = 16_384
 """Messages kept for a peer whose mailbox is full."""
 _RETRY_AFTER_S = 2.0
+_STEPS_AHEAD = 4
+"""Steps' worth of prompts that a call for vectors has in the scheduler: twice what may be in flight."""
 
 
 class Tokenizer(Actor):
@@ -77,7 +79,9 @@ class Tokenizer(Actor):
 
     async def start(self) -> None:
         """Load the tokenizer and compile the chat template."""
-        card = self.setup.card
+        card, pooling = self.setup.card, self.setup.config.target.pooling
+        if pooling != "auto":
+            card = msgspec.structs.replace(card, pooling=pooling)
         self._tokenizer = load_tokenizer.load(card.tokenizer)
         self._tokens = TokenBytes(self._tokenizer)
         self._encoder = PromptEncoder(self._tokenizer, card)
@@ -183,7 +187,13 @@ class Tokenizer(Actor):
             InvalidRequestError: they exceed a bound.
             UnavailableError: the scheduler's mailbox is full.
         """
-        adds = call.requests(prompts, self._resolver, self._tokens, self._sizes, anyio.current_time())
+        call.backlog.extend(call.requests(prompts, self._resolver, self._tokens, self._sizes, anyio.current_time()))
+        self._add_more(call)
+
+    def _add_more(self, call: OpenCall) -> None:
+        """Send what the scheduler may get of a call now; see ``OpenCall.next_adds``."""
+        limits = self.setup.config.scheduler
+        adds = call.next_adds(limits.max_num_seqs, _STEPS_AHEAD * limits.max_num_batched_tokens)
         for add in adds:
             self._call_of[add.request_id] = call
             call.not_added.add(add.request_id)
@@ -225,6 +235,8 @@ class Tokenizer(Actor):
             delta = choice.apply(output)
             if choice.is_done:
                 self._drop(call, choice, abort=output.finish_reason is None)
+                if call.backlog:
+                    self._add_more(call)
             if delta is not None and not call.is_admitted:
                 call.held.append(delta)
             elif delta is not None:
@@ -236,6 +248,7 @@ class Tokenizer(Actor):
     def _drop(self, call: OpenCall, choice: Choice, *, abort: bool) -> None:
         self._num_repairs += choice.num_repairs
         del call.choices[choice.request_id]
+        call.ended(choice.request_id)
         if call.is_admitted:
             del self._call_of[choice.request_id]
         if abort:

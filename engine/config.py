@@ -48,6 +48,8 @@ class Server(Section, frozen=True):
     """0 = no limit."""
     model_management: bool = False
     """Whether clients may list, pull and delete the models of this machine (/api/pull, /api/delete)."""
+    admin: bool = False
+    """Whether clients may change how the server runs (/reset_prefix_cache)."""
     served_model_name: str | None = None
     request_timeout_s: float = 600.0
     shutdown_timeout_s: float = 30.0
@@ -103,6 +105,9 @@ class Target(Section, frozen=True):
     """0 = one a core."""
     native_kernels: bool = True
     """False hides the compiled kernels and runs the plain torch ones."""
+    pooling: Literal["auto", "last", "mean"] = "auto"
+    """Whose hidden states make an embedding: the last token's, or the mean of all. auto: what the model's files say,
+    else the last token's."""
 
 
 class Speculation(Section, frozen=True):

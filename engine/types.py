@@ -15,6 +15,18 @@ TokenIds: TypeAlias = list[int]
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
 
 
+PoolingKind: TypeAlias = Literal["last", "mean"]
+"""Which hidden states of a prompt make its vector: that of its last token, or the mean of all."""
+
+
+class Pooling(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """A request for its prompt's vector, and for no output: ``max_tokens`` is 0."""
+
+    kind: PoolingKind = "last"
+    dimensions: int = 0
+    """Keep the first this many numbers, before the vector is brought to length 1; 0 = all."""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one request's tokens are chosen. Ids only: text (stop strings, bad words) was tokenised before.
 
@@ -48,6 +60,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     prompt_logprobs: int | None = None
     grammar: str = ""
     """What the output must be a sentence of, as llguidance takes it: its JSON form or Lark. Empty = anything."""
+    pooling: Pooling | None = None
+    """A vector is wanted instead of output."""
 
 
 class SpeculationControl(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):

@@ -63,6 +63,7 @@ NO_TORCH = [
     "paceline.spec_decode.speculators.eagle", "paceline.actors.speculation", "paceline.actors.messages",
     "paceline.actors.supervisor", "paceline.actors.tokenizer", "paceline.actors.scheduler", "paceline.actors.client",
     "paceline.actors.stats", "paceline.actors.cli", "paceline.actors.commands.serve", "paceline.actors.commands.run",
+    "paceline.actors.commands.batch", "paceline.actors.batch.in_process", "paceline.actors.batch.over_http",
     "paceline.actors.commands.pull", "paceline.actors.http.gateway", "paceline.actors.http.app",
 ]  # fmt: skip
 

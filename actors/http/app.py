@@ -14,16 +14,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...engine.errors import PacelineError, UnavailableError
 from .access import OPEN_PATHS, Access
+from .admin import AdminRoutes
 from .anthropic import CountTokens, MessagesDialect
+from .embeddings import EmbeddingsDialect, OllamaEmbedDialect, OllamaEmbeddingsDialect
 from .envelopes import id_headers, reply
 from .errors import ClientGone, HttpError, describe, problem_of
 from .facts import CallFacts
 from .generation import Generation
+from .invocations import Invocations
 from .limits import BodyGuard, check_headers
 from .ollama import GenerateDialect, OllamaChatDialect
 from .ollama_models import OllamaModels
 from .ollama_pull import Pull
 from .openai import ChatDialect, CompletionsDialect
+from .openapi import OpenApi
 from .plain import PlainRoutes
 from .responses import ResponsesDialect, StoredResponses
 from .responses_store import ResponseStore
@@ -41,11 +45,17 @@ def build_app(service: Service) -> ASGIApp:
     """All that the port answers."""
     access = Access(service.config.server)
     plain, tokens, ollama = PlainRoutes(service, access), TokenRoutes(service), OllamaModels(service)
-    responses = ResponseStore()
+    responses, admin = ResponseStore(), AdminRoutes(service)
     stored = StoredResponses(responses)
+    completion, chat = Generation(service, CompletionsDialect(service)), Generation(service, ChatDialect(service))
+    embeddings = Generation(service, EmbeddingsDialect(service))
     routes = [
-        Route("/v1/completions", Generation(service, CompletionsDialect(service)), methods=["POST"]),
-        Route("/v1/chat/completions", Generation(service, ChatDialect(service)), methods=["POST"]),
+        Route("/v1/completions", completion, methods=["POST"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+        Route(
+            "/invocations", Invocations(chat=chat, completion=completion, embeddings=embeddings), methods=["POST"]
+        ),
         Route("/v1/models", plain.models, methods=["GET"]),
         Route("/v1/models/{id:path}", plain.model, methods=["GET"]),
         Route("/api/generate", Generation(service, GenerateDialect(service)), methods=["POST"]),
@@ -56,8 +66,8 @@ def build_app(service: Service) -> ASGIApp:
         Route("/api/show", ollama.show, methods=["POST"]),
         Route("/api/pull", Pull(service), methods=["POST"]),
         Route("/api/delete", ollama.delete, methods=["DELETE"]),
-        Route("/api/embed", ollama.embed, methods=["POST"]),
-        Route("/api/embeddings", ollama.embed, methods=["POST"]),
+        Route("/api/embed", Generation(service, OllamaEmbedDialect(service)), methods=["POST"]),
+        Route("/api/embeddings", Generation(service, OllamaEmbeddingsDialect(service)), methods=["POST"]),
         Route("/v1/messages", Generation(service, MessagesDialect(service)), methods=["POST"]),
         Route("/v1/messages/count_tokens", CountTokens(service).count, methods=["POST"]),
         Route("/v1/responses", Generation(service, ResponsesDialect(service, responses)), methods=["POST"]),
@@ -67,6 +77,11 @@ def build_app(service: Service) -> ASGIApp:
         Route("/tokenize", tokens.tokenize, methods=["POST"]),
         Route("/detokenize", tokens.detokenize, methods=["POST"]),
         Route("/tokenizer_info", tokens.info, methods=["GET"]),
+        Route("/reset_prefix_cache", admin.reset_prefix_cache, methods=["POST"]),
+        Route("/v1/load_lora_adapter", admin.unsupported, methods=["POST"]),
+        Route("/v1/unload_lora_adapter", admin.unsupported, methods=["POST"]),
+        Route("/sleep", admin.unsupported, methods=["POST"]),
+        Route("/wake_up", admin.unsupported, methods=["POST"]),
         Route("/health", plain.health, methods=["GET"]),
         Route("/ping", plain.health, methods=["GET", "POST"]),
         Route("/ready", plain.ready, methods=["GET"]),
@@ -74,6 +89,7 @@ def build_app(service: Service) -> ASGIApp:
         Route("/version", plain.version, methods=["GET"]),
         Route("/load", plain.load, methods=["GET"]),
         Route("/metrics", plain.metrics, methods=["GET"]),
+        Route("/openapi.json", OpenApi().describe, methods=["GET"]),
         Route("/", plain.root, methods=["GET"]),
     ]
     return Front(service, access, routes)

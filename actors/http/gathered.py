@@ -29,8 +29,8 @@ class Gathered:
     """One choice, as far as it has come."""
 
     __slots__ = (
-        "finish_reason", "first_s", "last_s", "logprobs", "num_cached", "num_tokens", "prompt_logprobs", "speculation",
-        "stop_reason", "text", "token_ids",
+        "embedding", "finish_reason", "first_s", "last_s", "logprobs", "num_cached", "num_tokens", "prompt_logprobs",
+        "speculation", "stop_reason", "text", "token_ids",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -43,6 +43,8 @@ class Gathered:
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.speculation: SpeculationStats | None = None
+        self.embedding: bytes | None = None
+        """fp32, little-endian; of a call for vectors."""
         self.first_s = 0.0
         """When its first output came, on the monotonic clock; 0 before."""
         self.last_s = 0.0
@@ -62,6 +64,7 @@ class Gathered:
             self.finish_reason = finish_reason(delta)
             self.stop_reason = delta.stop_reason
             self.speculation = delta.speculation
+            self.embedding = delta.embedding
 
 
 def finish_reason(delta: TextDelta) -> str | None:

@@ -59,6 +59,25 @@ class OllamaChatBody(OllamaBody, frozen=True, kw_only=True):
     tools: list[Any] | None = None
 
 
+class EmbedBody(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/embed."""
+
+    model: str | None = None
+    input: Any = None
+    truncate: bool | None = None
+    """Absent = true."""
+    dimensions: int | None = None
+    keep_alive: str | float | None = None
+
+
+class OldEmbedBody(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/embeddings."""
+
+    model: str | None = None
+    prompt: str | None = None
+    keep_alive: str | float | None = None
+
+
 class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     """A route about one model; older clients say ``name``."""
 

@@ -1,4 +1,4 @@
-"""Ollama's routes about models: tags, ps, show, delete, version; and a plain no to embeddings.
+"""Ollama's routes about models: tags, ps, show, delete, version.
 
 Listed is what a client can use: the served model. Where ``server.model_management`` is on, all models of this machine
 are listed, and may be fetched and deleted.
@@ -72,7 +72,7 @@ class OllamaModels:
                 "template": card.chat_template or "",
                 "details": _details(model),
                 "model_info": _model_info(model),
-                "capabilities": ["completion"],
+                "capabilities": ["completion", "embedding"],
                 "modified_at": time_text(model.modified_s),
             }
         )
@@ -85,12 +85,6 @@ class OllamaModels:
             raise InvalidRequestError(f"{name} is being served; stop the server first", param="model")
         await anyio.to_thread.run_sync(self._service.store.remove, name)
         return Response(status_code=200)
-
-    async def embed(self, request: Request) -> Response:
-        """Not offered yet. A 501 would have clients try again."""
-        raise InvalidRequestError(
-            "embeddings are not supported by this server; ask another one for them", code="unsupported_parameter"
-        )
 
     def _served(self) -> LocalModel:
         service = self._service

@@ -46,7 +46,7 @@ def parse_completion(
         InvalidRequestError: naming the parameter.
     """
     refuse_unsupported(body, fields)
-    prompts = _prompts(body.prompt, body.truncate_prompt_tokens, bounds)
+    prompts = check_prompts(body.prompt, body.truncate_prompt_tokens, bounds)
     echo = bool(body.echo)
     logprobs = check_logprobs("logprobs", body.logprobs, bounds)
     if body.max_tokens == 0 and not echo:
@@ -106,9 +106,9 @@ def build_call(
             n=n,
             echo=bool(body.echo),
             truncate_prompt_tokens=body.truncate_prompt_tokens,
-            truncation_side=_side(body.truncation_side),
+            truncation_side=check_side(body.truncation_side),
             priority=_priority(body.priority, bounds),
-            cache_salt=_salt(body.cache_salt),
+            cache_salt=check_salt(body.cache_salt),
             timeout_s=bounds.timeout_s,
             return_token_ids=bool(body.return_token_ids),
             prompts=prompts,
@@ -117,7 +117,7 @@ def build_call(
             speculation=control(body.speculation, bounds.speculators, bounds.max_draft_tokens),
             prediction=predicted if bounds.speculators else "",
         ),
-        request_id=request_id or _request_id(body.request_id),
+        request_id=request_id or check_request_id(body.request_id),
         stream=stream,
         include_usage=options is not None and bool(options.include_usage),
         continuous_usage=options is not None and bool(options.continuous_usage_stats),
@@ -194,19 +194,19 @@ def unsupported(param: str, which: str = "") -> InvalidRequestError:
     )
 
 
-def _prompts(prompt: Any, truncates: int | None, bounds: Bounds) -> list[str | list[int]]:
-    """A text, ids, or a list of either, as a list of prompts."""
+def check_prompts(
+    prompt: Any, truncates: int | None, bounds: Bounds, *, param: str = "prompt", most: int = MAX_PROMPTS
+) -> list[str | list[int]]:
+    """A text, ids, or a list of either, as a list of prompts; ``param`` is the field's name."""
     check_range("truncate_prompt_tokens", truncates, -1, bounds.max_model_len, why="the context")
     single = not isinstance(prompt, list) or (len(prompt) > 0 and type(prompt[0]) is int)
     prompts: list[Any] = [prompt] if single else prompt
-    if len(prompts) > MAX_PROMPTS:
-        raise InvalidRequestError(
-            f"prompt has {len(prompts)} prompts: at most {MAX_PROMPTS}; send fewer", param="prompt"
-        )
+    if len(prompts) > most:
+        raise InvalidRequestError(f"{param} has {len(prompts)} {param}s: at most {most}; send fewer", param=param)
     if not prompts or prompt is None:
-        raise InvalidRequestError("prompt is missing or empty; send text or token ids", param="prompt")
+        raise InvalidRequestError(f"{param} is missing or empty; send text or token ids", param=param)
     for i, one in enumerate(prompts):
-        _check_prompt(one, "prompt" if single else f"prompt.{i}", truncates, bounds)
+        _check_prompt(one, param if single else f"{param}.{i}", truncates, bounds)
     return prompts
 
 
@@ -307,7 +307,8 @@ def _biases(biases: dict[str, float] | None, width: int) -> dict[int, float] | N
     return checked
 
 
-def _side(side: str | None) -> Any:
+def check_side(side: str | None) -> Any:
+    """Which end of an over-long prompt is cut off."""
     if side not in (None, "left", "right"):
         raise InvalidRequestError(
             f"truncation_side is {describe(side)}: must be left or right", param="truncation_side"
@@ -323,14 +324,16 @@ def _priority(priority: int | None, bounds: Bounds) -> int:
     return priority or 0
 
 
-def _salt(salt: str | None) -> str:
+def check_salt(salt: str | None) -> str:
+    """With whom prefix blocks are shared; empty = with everybody."""
     if salt is not None and (not 1 <= len(salt) <= _MAX_SALT or not _SALT_FORBIDS.isdisjoint(salt)):
         what = f"cache_salt has {len(salt)} characters" if len(salt) > _MAX_SALT else f"cache_salt is {describe(salt)}"
         raise InvalidRequestError(f"{what}: 1 to {_MAX_SALT}, none of @ / \\ and NUL", param="cache_salt")
     return salt or ""
 
 
-def _request_id(given: str | None) -> str:
+def check_request_id(given: str | None) -> str:
+    """The client's id, or a new one."""
     if given is not None and not _REQUEST_ID.fullmatch(given):
         what = f"request_id is {describe(given)}"
         raise InvalidRequestError(f"{what}: 1 to 128 printable ASCII characters without spaces", param="request_id")

@@ -38,6 +38,10 @@ class Engine(Protocol):
         """Ids to text."""
         ...
 
+    async def reset_prefix_cache(self) -> int:
+        """Forget what later requests could find; how many blocks that were."""
+        ...
+
 
 class Service:
     """One served model behind HTTP."""

@@ -49,8 +49,7 @@ class PromptEncoder:
         prompts = call.prompts or []
         if not prompts:
             raise InvalidRequestError("prompt is empty; send text or token ids", param="prompt")
-        params = [f"prompt.{i}" if len(prompts) > 1 else "prompt" for i in range(len(prompts))]
-        return [self._encode_one(p, call, max_model_len, param) for p, param in zip(prompts, params, strict=True)]
+        return [self._encode_one(p, call, max_model_len, param_of(call, i)) for i, p in enumerate(prompts)]
 
     def encode_text(self, text: str, add_special_tokens: bool) -> list[int]:
         """Ids of raw text, in which control texts are control tokens: clients render templates themselves."""
@@ -100,8 +99,9 @@ class PromptEncoder:
     def _finish(self, ids: list[int], call: Generate, max_model_len: int, param: str) -> list[int]:
         limit = call.truncate_prompt_tokens
         if limit is not None:
-            # -1 leaves room for the output that was asked for, or else for one token.
-            limit = limit if limit >= 0 else max_model_len - (call.sampling.max_tokens or 1)
+            # -1 leaves room for the output that was asked for, or else for one token; a vector needs none.
+            room = 0 if call.embed is not None else call.sampling.max_tokens or 1
+            limit = limit if limit >= 0 else max_model_len - room
             ids = ids[:limit] if call.truncation_side == "right" else ids[max(0, len(ids) - limit) :]
         if not ids:
             raise InvalidRequestError(f"{param} is empty: it must have at least 1 token", param=param)
@@ -127,6 +127,12 @@ class PromptEncoder:
         if ids[:2] == [bos, bos]:
             return ids[1:]
         return [bos, *ids] if self._card.add_bos and ids[:1] != [bos] else ids
+
+
+def param_of(call: Generate, index: int) -> str:
+    """What the client calls the prompt ``index``: ``prompt``, ``prompt.2``, or ``input`` where it wants vectors."""
+    word = "prompt" if call.embed is None else "input"
+    return word if len(call.prompts or ()) == 1 else f"{word}.{index}"
 
 
 def num_chars_to_encode(message: Generate | Tokenize | Detokenize) -> int:

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from ...engine.errors import InvalidRequestError
 from ...engine.store.located import ModelCard
-from ...engine.types import SamplingParams
-from ..messages import Sampling
+from ...engine.types import Pooling, SamplingParams
+from ..messages import Embed, Sampling
 
 MAX_STOP_STRINGS = 4
 _MAX_BAD_WORDS = 128
@@ -75,6 +75,40 @@ class SamplingResolver:
             logprob_token_ids=sampling.logprob_token_ids,
             prompt_logprobs=sampling.prompt_logprobs,
             grammar=sampling.grammar,
+        )
+
+    def pooled(self, embed: Embed, num_prompt: int, sizes: Sizes, param: str = "prompt") -> SamplingParams:
+        """The parameters of a prompt of which the vector is wanted.
+
+        Raises:
+            InvalidRequestError: it is longer than the context, or the model's vectors cannot be had like this.
+        """
+        if num_prompt > sizes.max_model_len:
+            what = f"{param} has {num_prompt} tokens: the context is {sizes.max_model_len}"
+            raise InvalidRequestError(
+                f"{what}; shorten it or set truncate_prompt_tokens", param=param, code="context_length_exceeded"
+            )
+        kind = self._card.pooling
+        if kind != "last" and kind != "mean":
+            raise InvalidRequestError(
+                f"{self._card.name} is made for {kind} pooling, which this server does not do; use another model"
+                " for embeddings, or serve with -s target.pooling=last",
+                code="unsupported_parameter",
+            )
+        self._check_dimensions(embed.dimensions)
+        return SamplingParams(max_tokens=0, pooling=Pooling(kind, embed.dimensions))
+
+    def _check_dimensions(self, asked: int) -> None:
+        """Vectors may be cut only where the model was trained for it."""
+        size, allowed = self._card.model.hidden_size, self._card.embedding_dimensions
+        if asked in (0, size) or asked in allowed or (allowed == [-1] and asked < size):
+            return
+        may = f"can only be {size}" if not allowed else f"must be one of {', '.join(map(str, [*allowed, size]))}"
+        may = f"must be at most {size}" if allowed == [-1] else may
+        raise InvalidRequestError(
+            f"dimensions is {asked}: for {self._card.name} it {may}; leave it out",
+            param="dimensions",
+            code=None if allowed else "unsupported_parameter",
         )
 
     def _default(self, given: float | None, name: str, otherwise: float) -> float:

@@ -94,6 +94,8 @@ def _check_lengths(num_prompt: int, num_output: int, params: SamplingParams, con
         raise InvalidRequestError(
             f"min_tokens is {params.min_tokens}: must be 0 to max_tokens, which is {most}", param="min_tokens"
         )
+    if params.pooling is not None:
+        _check_pooling(params)
     if num_output > most:
         raise InvalidRequestError(f"{num_output} output ids exceed max_tokens, which is {most}", param="max_tokens")
     total, context = num_prompt + most, config.max_model_len
@@ -114,6 +116,17 @@ def _check_lengths(num_prompt: int, num_output: int, params: SamplingParams, con
             param="max_tokens" if num_prompt < slots else "prompt",
             code="context_length_exceeded",
         )
+
+
+def _check_pooling(params: SamplingParams) -> None:
+    """A vector is the whole answer."""
+    if params.max_tokens or params.prompt_logprobs is not None or params.grammar:
+        raise InvalidRequestError(
+            f"pooling with max_tokens {params.max_tokens}: it needs 0, no prompt_logprobs and no grammar",
+            param="max_tokens",
+        )
+    if params.pooling is not None and params.pooling.dimensions < 0:
+        raise InvalidRequestError(f"dimensions is {params.pooling.dimensions}: must be at least 0", param="dimensions")
 
 
 def _check_ids(param: str, token_ids: Iterable[int], vocab_size: int) -> None:

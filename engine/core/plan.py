@@ -1,6 +1,7 @@
 """What crosses to and from a device process: StepPlan out, StepResult back, RequestOutput to the tokenizer.
 
-The core defines these because the core decides them. Plain values: token ids travel, tensors never do.
+The core defines these because the core decides them. Plain values: token ids travel, tensors never do. The one vector
+that leaves a device process is a request's answer: what its prompt was pooled to.
 
 Positions of one row (b = committed tokens, prompt included; s = start; n = num_tokens; k = drafts)::
 
@@ -112,6 +113,8 @@ class RowResult(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
     """This request alone failed."""
     path: list[int] | None = None
     """Of a row with a tree of drafts: the accepted nodes, from the root's child down."""
+    embedding: bytes | None = None
+    """Of the row that ends a prompt to be pooled: its vector of length 1, fp32, little-endian."""
 
 
 class StepResult(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -144,6 +147,8 @@ class RequestOutput(msgspec.Struct, frozen=True, array_like=True, tag=True, omit
     error: ErrorInfo | None = None
     speculation: SpeculationStats | None = None
     """On the last output, where speculation ran: put there by the scheduler's shell, not by the core."""
+    embedding: bytes | None = None
+    """The only output of a request whose prompt was pooled, as in ``RowResult``."""
 
 
 def is_law(law: DraftLaw, vocab_size: int) -> bool:

@@ -36,6 +36,10 @@ class PrefixIndex:
         """The pool whose blocks are indexed; it tells us about evictions."""
         return self._pool
 
+    def __len__(self) -> int:
+        """Published blocks."""
+        return len(self._block_of)
+
     def match(self, chain: list[bytes], token_ids: Sequence[int], most: int) -> list[int]:
         """Blocks that hold the first tokens of ``token_ids``, at most ``most`` of them, in order.
 
@@ -62,7 +66,7 @@ class PrefixIndex:
                 self._pool.keep(block)
 
     def clear(self) -> None:
-        """Forget everything: the memory behind the blocks is gone."""
+        """Forget everything. Blocks that are used stay so; they are found by nobody else."""
         self._block_of.clear()
         self._digest_of.clear()
         self._pool.keep_none()

@@ -133,8 +133,9 @@ class Request:
 
     @property
     def reads_cache(self) -> bool:
-        """False while prompt logprobs are wanted: they need every prompt position computed."""
-        return self.prompt_logprobs is None
+        """False where every prompt position must be computed: prompt logprobs are wanted, or the mean of all states."""
+        pooling = self.params.pooling
+        return self.prompt_logprobs is None and (pooling is None or pooling.kind == "last")
 
     def enter(self, state: State) -> None:
         """Move along the lifecycle table."""

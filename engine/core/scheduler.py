@@ -228,6 +228,8 @@ class Scheduler:
             self._advance(request, row.start + row.num_tokens)
             if request.num_computed < request.max_len:
                 return None
+            if result.embedding is not None:
+                return self._end(request, "stop", embedding=result.embedding)
             return self._end(request, "length")  # max_tokens is 0: only the prompt was wanted
         stop = None
         logprobs = result.logprobs
@@ -264,6 +266,9 @@ class Scheduler:
             wanted = min(row.start + row.num_tokens, request.num_prompt - 1) - row.start
             if len(result.prompt_logprobs or ()) != wanted:
                 return False
+        is_pooled = request.params.pooling is not None and row.start + row.num_tokens == request.num_prompt
+        if is_pooled != bool(result.embedding):
+            return False
         if not row.yields:
             return not ids and not accepted
         if len(ids) == 1 and not accepted:
@@ -298,6 +303,7 @@ class Scheduler:
         finish_reason: FinishReason | None = None,
         stop_reason: int | None = None,
         error: ErrorInfo | None = None,
+        embedding: bytes | None = None,
     ) -> RequestOutput:
         """An output that may be the first, and then carries what is known once."""
         if request.started:
@@ -319,6 +325,7 @@ class Scheduler:
             logprobs,
             prompt_logprobs,
             error,
+            embedding=embedding,
         )
 
     # --- give back ----------------------------------------------------------------------------------------------------
@@ -331,6 +338,10 @@ class Scheduler:
         self._running.closed = []
         self._tables.forget()
 
+    def reset_prefix_cache(self) -> int:
+        """Have no later request find what was computed so far; how many blocks that were. What runs keeps its own."""
+        return self._tables.reset()
+
     def _end(
         self,
         request: Request,
@@ -341,6 +352,7 @@ class Scheduler:
         *,
         stop_reason: int | None = None,
         error: ErrorInfo | None = None,
+        embedding: bytes | None = None,
     ) -> RequestOutput:
         """Take a request out of wherever it is; its last output."""
         if request.state in (State.PREFILLING, State.DECODING):
@@ -354,7 +366,7 @@ class Scheduler:
         request.enter(State.ENDED)
         request.epoch = ENDED_EPOCH
         offset = request.num_output if offset is None else offset
-        return self._output(request, offset, list(ids), logprobs, finish_reason, stop_reason, error)
+        return self._output(request, offset, list(ids), logprobs, finish_reason, stop_reason, error, embedding)
 
     # --- look ---------------------------------------------------------------------------------------------------------
 

@@ -114,6 +114,12 @@ class BlockTables:
         """The memory behind all blocks is gone; tables were closed before."""
         self._index.clear()
 
+    def reset(self) -> int:
+        """Forget what is published, of running tables too; how many blocks that were."""
+        num = len(self._index)
+        self._index.clear()
+        return num
+
     def num_wasted_slots(self, running: Iterable[Request]) -> int:
         """Slots of the tables of ``running`` in which no token is stored or about to be."""
         return sum(len(r.blocks) * self._block_size - r.num_planned for r in running)

@@ -130,8 +130,7 @@ class Runner:
             if row.yields:
                 yielding.append(item)
                 places += range(end - len(row.draft_ids) - 1, end)
-            prompt_logprobs = self._prompt_logprobs(item, hidden[start:end])
-            results[item.place] = RowResult(row.request_id, row.epoch, [], prompt_logprobs=prompt_logprobs)
+            results[item.place] = self._prompt_result(item, hidden[start:end])
         if yielding:
             chosen_by = hidden
             if len(places) < len(hidden):
@@ -181,6 +180,17 @@ class Runner:
                 path=answer.path,
             )
         moves.apply(self._kv)
+
+    def _prompt_result(self, item: Fed, hidden: torch.Tensor) -> RowResult:
+        """What the prompt's part of a row makes known, before tokens are chosen; hidden [count, hidden_size]."""
+        row, pool, embedding = item.row, item.held.pool, None
+        if pool is not None:
+            if not pool.add(hidden, row.start):
+                return self._failed(row, RowError(f"row starts at {row.start}, but its prompt's mean needs all of it"))
+            if row.start + row.num_tokens == item.held.num_prompt and (embedding := pool.vector()) is None:
+                return self._failed(row, RowError("the model gave no finite hidden states; check its weights"))
+        prompt_logprobs = self._prompt_logprobs(item, hidden)
+        return RowResult(row.request_id, row.epoch, [], prompt_logprobs=prompt_logprobs, embedding=embedding)
 
     def _prompt_logprobs(self, item: Fed, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
         """Of the prompt tokens behind those fed; hidden [count, hidden_size] of the row."""

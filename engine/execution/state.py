@@ -13,6 +13,7 @@ from ..core.plan import NewRequest, Row, is_law
 from ..types import RequestId, SamplingParams
 from .edits import Edits
 from .grammar import Constraint
+from .pooling import Pool
 
 
 class RowError(Exception):
@@ -43,6 +44,8 @@ class Held:
     """64 bits, as the signed value that tensors hold."""
     constraint: Constraint | None = None
     """Where its output stands in its grammar; None when it is free."""
+    pool: Pool | None = None
+    """What its prompt has been pooled to so far; None when output is wanted."""
 
 
 @dataclass(slots=True)
@@ -95,6 +98,7 @@ class RequestTable:
             edits=Edits.of(params, new.token_ids, new.num_prompt),
             filtered=params.temperature > 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0),
             seed=signed64(params.seed),
+            pool=None if params.pooling is None else Pool(params.pooling),
         )
         self._held[new.request_id] = held
         self._fit_tokens(len(ids))

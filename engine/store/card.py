@@ -29,6 +29,8 @@ def read(located: Located) -> ModelCard:
         size_bytes=sum(located.sizes),
         quantization=quantization(located),
         license=card.license or (entry.license if entry else ""),
+        pooling=card.pooling,
+        embedding_dimensions=card.embedding_dimensions,
     )
 
 

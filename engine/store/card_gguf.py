@@ -19,6 +19,8 @@ END_TEXTS = (
 )  # fmt: skip
 """Control tokens that end a turn or a text; most files name only one of theirs."""
 
+_POOLING: dict[Any, str] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
+"""llama.cpp's llama_pooling_type; 0 is none, which leaves it to us."""
 _CONTROL = 3
 """``tokenizer.ggml.token_type`` of a control token."""
 _MAX_TEMPLATE = 1 << 20
@@ -55,6 +57,7 @@ def read(located: Located) -> ModelCard:
         end_ids=_end_ids(meta, tokens),
         defaults=_defaults(meta),
         license=str(meta.get("general.license", ""))[:200],
+        pooling=_POOLING.get(meta.get(f"{meta.get('general.architecture')}.pooling_type"), "last"),
     )
 
 

@@ -10,6 +10,7 @@ from ..errors import BadModelFileError, StoreError
 from ..formats.headers.hf_config import model_config_from_hf
 from .card_gguf import END_TEXTS
 from .located import Located, ModelCard, TokenizerSource
+from .snapshot import POOLING_FILE
 
 _MAX_JSON = 64 << 20
 """tokenizer.json of the largest vocabularies has 20 MB."""
@@ -57,6 +58,8 @@ def read(located: Located) -> ModelCard:
         end_ids=_end_ids(generation, config, texts, tokenizer),
         defaults={k: generation[k] for k in _SAMPLING if type(generation.get(k)) in (int, float)},
         license=_license(folder),
+        pooling=_pooling(_json(folder / POOLING_FILE, optional=True)),
+        embedding_dimensions=_dimensions(config),
     )
 
 
@@ -151,6 +154,21 @@ def _end_ids(
     turn = [i for text, i in ids.items() if text in END_TEXTS[:3]]
     named = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
     return list(dict.fromkeys([*named, *([] if eos is None else [eos]), *turn]))
+
+
+def _pooling(settings: dict[str, Any]) -> str:
+    """Of sentence-transformers' settings, the mode that is on; without them the last token's state."""
+    names = {"pooling_mode_lasttoken": "last", "pooling_mode_mean_tokens": "mean"}
+    modes = [key for key, on in settings.items() if key.startswith("pooling_mode_") and on is True]
+    if not modes:
+        return "last"
+    return names.get(modes[0], modes[0].removeprefix("pooling_mode_")) if len(modes) == 1 else "mixed"
+
+
+def _dimensions(config: dict[str, Any]) -> list[int]:
+    """Sizes to which vectors may be cut, as vLLM reads them from a config.json."""
+    sizes = [n for n in _ids(config.get("matryoshka_dimensions")) if n > 0]
+    return sizes or ([-1] if config.get("is_matryoshka") is True else [])
 
 
 def _ids(value: Any) -> list[int]:

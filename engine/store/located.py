@@ -51,3 +51,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str = ""
     """Such as BF16 or Q4_1, for people."""
     license: str = ""
+    pooling: str = "last"
+    """How prompts become vectors: last or mean; anything else is not done here."""
+    embedding_dimensions: list[int] = []
+    """Sizes to which vectors may be cut, beside their own; [-1] = any."""

@@ -9,6 +9,8 @@ from ..formats.headers import safetensors
 from . import verify
 from .located import Located
 
+POOLING_FILE = "1_Pooling/config.json"
+"""Where sentence-transformers says how a model's hidden states become a vector."""
 SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -21,8 +23,9 @@ SMALL_FILES = (
     "README.md",
     "LICENSE",
     "LICENSE.txt",
+    POOLING_FILE,
 )
-"""What the card, the tokenizer and ``show`` read; all at the top of a repo."""
+"""What the card, the tokenizer and ``show`` read; all but one at the top of a repo."""
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)

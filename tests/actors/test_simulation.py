@@ -75,6 +75,19 @@ def test_many_calls_in_any_interleaving_give_what_each_gives_alone(seed: int) ->
     simulate(main)
 
 
+def test_the_prefix_cache_is_reset_on_the_way_from_client_to_core() -> None:
+    async def main() -> None:
+        async with Simulation(Faults(0, max_delay_s=0.01)) as sim:
+            prompt = [3] * 20
+            assert await ask(sim, "a", prompt, 2) == [expected(prompt, 2)]
+            assert await sim.client.reset_prefix_cache() == 5
+            assert await sim.client.reset_prefix_cache() == 0
+            assert await ask(sim, "b", prompt, 2) == [expected(prompt, 2)]
+            settle(sim)
+
+    simulate(main)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_deaths_anywhere_end_every_call_once_and_leak_nothing(seed: int) -> None:
     async def main() -> None:

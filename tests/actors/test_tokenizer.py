@@ -26,6 +26,7 @@ from paceline.actors.messages import (
     Chat,
     Detokenize,
     Drain,
+    Embed,
     EngineState,
     Generate,
     Hello,
@@ -38,7 +39,7 @@ from paceline.actors.messages import (
 from paceline.actors.text.sampling import choice_seed
 from paceline.actors.tokenizer import Tokenizer
 from paceline.engine.core.plan import RequestOutput, TokenLogprobs
-from paceline.engine.types import ErrorInfo, SpeculationControl, SpeculationStats
+from paceline.engine.types import ErrorInfo, Pooling, SpeculationControl, SpeculationStats
 
 END = 2
 
@@ -183,6 +184,75 @@ def test_choices_fork_and_have_seeds_of_their_own(tmp_path: Path) -> None:
         for i in reversed(range(6)):
             b.output(f"c-{i}", 0, [300], finish_reason="length")
             assert [d.index for d in await b.deltas()] == [i]
+
+    play(tmp_path, scene)
+
+
+def test_a_call_for_vectors(tmp_path: Path) -> None:
+    async def scene(b: Bench) -> None:
+        adds = await b.admit(prompts=["the fox", [5, 6]], embed=Embed(), cache_salt="s")
+        assert [a.prompt_ids for a in adds] == [ids_of("the fox"), [5, 6]]
+        for add in adds:
+            assert (add.params.max_tokens, add.params.pooling) == (0, Pooling("mean"))
+            assert add.speculation == SpeculationControl(enabled=False) and add.cache_salt == "s"
+        b.output("c-1", 0, [], finish_reason="stop", embedding=b"vector", num_cached=1, queue_s=0.5)
+        [delta] = await b.deltas()
+        assert (delta.index, delta.text, delta.num_tokens, delta.embedding) == (1, "", 0, b"vector")
+        assert (delta.num_cached, delta.queue_s, delta.finish_reason) == (1, 0.5, "stop")
+        b.output("c-0", 0, [], finish_reason="stop", embedding=b"other")
+        assert (await b.deltas())[0].embedding == b"other"
+
+    play(tmp_path, scene, pooling="mean")
+
+
+def test_many_inputs_go_to_the_scheduler_a_few_at_a_time(tmp_path: Path) -> None:
+    async def scene(b: Bench) -> None:
+        num, seats = 300, b.actor.setup.config.scheduler.max_num_seqs
+        b.call(prompts=[[i] for i in range(num)], embed=Embed())
+        out = [await b.asked() for _ in range(seats)]
+        await b.quiet()
+        for add in out:
+            b.scheduler.send("tokenizer", Added(add.request_id))
+        assert len((await b.reply()).prompts) == num
+        for i in range(num):
+            b.output(f"c-{i}", 0, [], finish_reason="stop", embedding=b"v")
+            if i + seats < num:
+                add = await b.asked()
+                assert add.request_id == f"c-{i + seats}"
+                b.scheduler.send("tokenizer", Added(add.request_id))
+            assert (await b.deltas())[0].index == i
+
+    play(tmp_path, scene)
+
+
+def test_long_inputs_go_to_the_scheduler_a_few_steps_at_a_time(tmp_path: Path) -> None:
+    async def scene(b: Bench) -> None:
+        b.call(prompts=[[5] * 199] * 9, embed=Embed())
+        assert [len((await b.asked()).prompt_ids) for _ in range(6)] == [199] * 6  # 4 steps of 256
+        await b.quiet()
+        b.gateway.send("tokenizer", AbortCall("c"))
+        assert [(await b.asked()).request_id for _ in range(6)] == [f"c-{i}" for i in range(6)]
+        await b.quiet()
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"prompts": [""]}, "input", None),
+        ({"prompts": ["x", [5] * 201]}, "input.1", "context_length_exceeded"),
+        ({"prompts": ["x", "y" * 300]}, "input.1", "context_length_exceeded"),
+        ({"embed": Embed(4)}, "dimensions", "unsupported_parameter"),
+    ],
+)
+def test_bad_calls_for_vectors_are_refused(tmp_path: Path, fields: Any, param: str, code: str | None) -> None:
+    async def scene(b: Bench) -> None:
+        b.call(**({"prompts": ["x"], "embed": Embed()} | fields))
+        failed = await b.reply()
+        assert isinstance(failed, CallFailed)
+        assert (failed.error.kind, failed.error.param, failed.error.code) == ("invalid", param, code)
+        await b.quiet()
 
     play(tmp_path, scene)
 

@@ -8,7 +8,7 @@ from core_sim import VOCAB, config
 
 from paceline.engine.core.limits import check_request
 from paceline.engine.errors import InvalidRequestError
-from paceline.engine.types import SamplingParams
+from paceline.engine.types import Pooling, SamplingParams
 
 CONFIG = config(num_blocks=8, block_size=4, max_model_len=40)  # 32 slots
 
@@ -35,6 +35,7 @@ def check(prompt: list[int] | None = None, output: tuple[int, ...] = (), priorit
         {"allowed_token_ids": [0]},
         {"bad_words": [[1] * 1024]},
         {"output": (1, 2, 3)},
+        {"max_tokens": 0, "pooling": Pooling("mean", 3)},
         {"prompt": [0, VOCAB - 1]},
     ],
 )
@@ -56,6 +57,11 @@ def test_accepted(fields: dict[str, Any]) -> None:
         ("prompt", {"prompt": [1] * 40}),
         ("max_tokens", {"prompt": [1] * 3, "max_tokens": 30}),  # one more than the pool holds
         ("prompt", {"prompt": [1] * 32, "max_tokens": 1}),
+        ("max_tokens", {"max_tokens": 1, "pooling": Pooling()}),
+        ("max_tokens", {"max_tokens": 0, "pooling": Pooling(), "prompt_logprobs": 0}),
+        ("max_tokens", {"max_tokens": 0, "pooling": Pooling(), "grammar": "start: A"}),
+        ("dimensions", {"max_tokens": 0, "pooling": Pooling("last", -1)}),
+        ("prompt", {"max_tokens": 0, "pooling": Pooling(), "prompt": [1] * 41}),
         ("min_tokens", {"min_tokens": 9}),
         ("min_tokens", {"min_tokens": -1}),
         ("temperature", {"temperature": 2.1}),

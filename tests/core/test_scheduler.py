@@ -1,14 +1,16 @@
 """What the scheduler decides, case by case. That the outcome is right in any case: test_scheduler_properties.py."""
 
 import random
+from typing import Literal
 
+import msgspec
 import pytest
 from core_sim import Guesser, Harness, config, draw, naive
 
 from paceline.engine.core.plan import Drafts, RowResult, StepResult
 from paceline.engine.core.request import State
 from paceline.engine.errors import ActorError
-from paceline.engine.types import ErrorInfo, SamplingParams
+from paceline.engine.types import ErrorInfo, Pooling, SamplingParams
 
 
 def shape(plan) -> list[tuple[str, int, int, bool]]:
@@ -148,6 +150,89 @@ def test_a_prompt_alone_can_be_scored() -> None:
     harness.run().verify()
     assert a.last is a.first and a.last is not None and a.last.finish_reason == "length"
     assert not any(row.yields for plan in harness.plans for row in plan.rows)
+
+
+def pooled(kind: Literal["last", "mean"] = "last", dimensions: int = 0) -> SamplingParams:
+    return SamplingParams(max_tokens=0, pooling=Pooling(kind, dimensions))
+
+
+@pytest.mark.parametrize(("kind", "cached"), [("last", 4), ("mean", 0)])
+def test_a_prompt_is_pooled_in_one_output_and_only_a_mean_reads_no_cache(
+    kind: Literal["last", "mean"], cached: int
+) -> None:
+    harness = Harness(config(max_num_batched_tokens=3))
+    harness.add("a", [1] * 8)
+    harness.run()
+    b = harness.add("b", [1] * 8, pooled(kind))
+    harness.run().verify()
+    assert b.first is b.last and b.last is not None
+    assert (b.last.finish_reason, b.last.num_cached, b.last.token_ids) == ("stop", cached, [])
+
+
+def test_a_pooled_prompt_that_is_preempted_begins_anew() -> None:
+    harness = Harness(config(max_num_batched_tokens=4))
+    a = harness.add("a", [1] * 12, pooled("mean"))
+    harness.step()
+    harness.lose_target()
+    harness.run().verify()
+    assert a.last is not None and a.last.embedding and harness.plans[-1].rows[0].epoch == 1
+
+
+@pytest.mark.parametrize("vector", [None, b"", b"\0\0\0\0"])
+@pytest.mark.parametrize("wants", [True, False])
+def test_a_vector_comes_with_the_end_of_its_prompt_and_nowhere_else(wants: bool, vector: bytes | None) -> None:
+    harness = Harness(config(max_num_batched_tokens=4))
+    a = harness.add("a", [1] * 8, pooled() if wants else SamplingParams(max_tokens=0))
+    is_last = False
+
+    def edit(result: StepResult) -> StepResult:
+        rows = [msgspec.structs.replace(r, embedding=vector if is_last else None) for r in result.rows]
+        return msgspec.structs.replace(result, rows=rows)
+
+    harness.edit = edit
+    harness.step()
+    assert a.last is None
+    is_last = True
+    harness.run()
+    assert a.last is not None
+    assert (a.last.error is None) == (wants == bool(vector))
+
+
+def test_a_vector_too_early_ends_the_request() -> None:
+    harness = Harness(config(max_num_batched_tokens=4))
+    a = harness.add("a", [1] * 8, pooled())
+    harness.edit = lambda r: msgspec.structs.replace(r, rows=[msgspec.structs.replace(r.rows[0], embedding=b"early")])
+    harness.run()
+    assert a.last is not None and a.last.error is not None and a.last.embedding is None
+
+
+def test_a_pooled_prompt_can_be_aborted_between_its_chunks() -> None:
+    harness = Harness(config(max_num_batched_tokens=4, max_in_flight=2))
+    harness.add("a", [1] * 30, pooled())
+    harness.schedule()
+    harness.schedule()
+    [last] = harness.abort("a")
+    assert last.finish_reason == "abort" and last.embedding is None
+    harness.run()
+
+
+def test_the_prefix_cache_can_be_reset_while_requests_run() -> None:
+    harness = Harness(config())
+    harness.add("a", [1] * 8)
+    harness.run()
+    b = harness.add("b", [1] * 8, SamplingParams(max_tokens=20))
+    harness.step()
+    assert b.first is not None and b.first.num_cached == 4
+    assert harness.core.reset_prefix_cache() > 0
+    harness.core.check()
+    c = harness.add("c", [1] * 8)
+    harness.run().verify()
+    assert c.first is not None and c.first.num_cached == 0
+    d = harness.add("d", [1] * 8)
+    harness.run().verify()
+    assert d.first is not None and d.first.num_cached == 4
+    assert harness.core.reset_prefix_cache() > 0 and harness.core.reset_prefix_cache() == 0
+    assert harness.core.stats().num_free_blocks == harness.config.num_blocks
 
 
 def test_prompt_logprobs_known_before_a_preemption_are_not_doubled() -> None:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from paceline.engine.core.limits import CoreConfig
 from paceline.engine.core.plan import Drafts, RowResult, StepResult
 from paceline.engine.errors import InvalidRequestError, UnavailableError
-from paceline.engine.types import ErrorInfo, SamplingParams
+from paceline.engine.types import ErrorInfo, Pooling, SamplingParams
 
 
 @st.composite
@@ -36,6 +36,10 @@ def requests(build: st.DrawFn) -> dict[str, Any]:
     """Prompts over few ids, so that they share beginnings; parameters that end outputs in every way."""
     prompt = [1, 2] * build(st.integers(0, 6)) + build(st.lists(st.integers(0, 2), min_size=1, max_size=10))
     most = build(st.integers(0, 24))
+    salt, rank = build(st.sampled_from(["", "", "a"])), build(st.integers(0, 2))
+    pooling = build(st.sampled_from([None, None, None, Pooling("last"), Pooling("mean")]))
+    if pooling is not None:
+        return {"prompt": prompt, "params": SamplingParams(max_tokens=0, pooling=pooling), "salt": salt, "rank": rank}
     params = SamplingParams(
         max_tokens=most,
         min_tokens=build(st.integers(0, min(most, 6))),
@@ -46,8 +50,7 @@ def requests(build: st.DrawFn) -> dict[str, Any]:
         logprobs=build(st.sampled_from([None, 0])),
         prompt_logprobs=build(st.sampled_from([None, None, None, 0])),
     )
-    salt = build(st.sampled_from(["", "", "a"]))
-    return {"prompt": prompt, "params": params, "salt": salt, "rank": build(st.integers(0, 2))}
+    return {"prompt": prompt, "params": params, "salt": salt, "rank": rank}
 
 
 def try_add(

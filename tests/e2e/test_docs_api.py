@@ -1,6 +1,7 @@
 """Every example of docs/api.md, against a real server."""
 
 import gc
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from command import PACELINE
 from server import Server
 
 from paceline.engine import config
@@ -53,10 +55,13 @@ def test_there_are_examples_in_both_languages_for_each_route() -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize(("heading", "code"), SHELL, ids=[heading for heading, _ in SHELL])
-def test_curl(heading: str, code: str, documented: Server) -> None:
+def test_curl(heading: str, code: str, documented: Server, tmp_path: Path) -> None:
     strict = 'set -e -o pipefail\ncurl() { command curl -f --max-time 60 "$@"; }\n'
     script = strict + code.replace(ADDRESS, documented.url)
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
+    env = os.environ | {"PATH": f"{Path(PACELINE).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=env
+    )
     assert done.returncode == 0, done.stderr
     assert "error" not in done.stdout.lower().replace('"error":null', "").replace("errors", "")
 

@@ -177,8 +177,9 @@ async def test_no_prompt_asks_to_load(path: str, body: dict[str, Any], reason: s
         ("/api/generate", {"prompt": "x", "template": "{{ . }}"}, 400, "template"),
         ("/api/generate", {"prompt": "x", "images": ["aGk="]}, 400, "images"),
         ("/api/generate", {"prompt": 7}, 400, "prompt must be a string"),
-        ("/api/embed", {"input": "x"}, 400, "embeddings are not supported"),
-        ("/api/embeddings", {"prompt": "x"}, 400, "embeddings are not supported"),
+        ("/api/embed", {"input": ["x", ""]}, 400, "input.1 is empty"),
+        ("/api/embed", {"input": "x", "model": "other"}, 404, "model 'other' not found"),
+        ("/api/embeddings", {"prompt": 7}, 400, "prompt must be a string"),
         ("/api/pull", {"model": "x"}, 403, "server.model_management"),
         ("/api/show", {}, 400, "model is missing"),
         ("/api/show", {"model": "other"}, 404, "model 'other' not found"),
@@ -233,7 +234,8 @@ async def test_models_of_the_server_and_of_the_machine() -> None:
 async def test_show() -> None:
     async with in_process() as client:
         told = (await post(client, "/api/show", {"name": "tiny:latest"})).json()
-    assert told["capabilities"] == ["completion"] and told["template"] and told["details"]["family"] == "llama"
+    assert told["capabilities"] == ["completion", "embedding"]
+    assert told["template"] and told["details"]["family"] == "llama"
     assert told["model_info"]["llama.context_length"] == 256 and told["model_info"]["general.architecture"] == "llama"
 
 

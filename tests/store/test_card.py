@@ -128,3 +128,36 @@ def test_the_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.model.num_layers == 30 and found.quantization == "Q4_1" and found.license == "apache-2.0"
     assert found.end_ids[0] == 2 and "<|im_start|>" in (found.chat_template or "") and not found.add_bos
     assert elapsed < 0.5  # 0.08 s on an idle core
+
+
+@pytest.mark.parametrize(
+    ("modes", "pooling"),
+    [
+        ({}, "last"),
+        ({"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}, "last"),
+        ({"pooling_mode_mean_tokens": True, "word_embedding_dimension": 64}, "mean"),
+        ({"pooling_mode_cls_token": True}, "cls_token"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "mixed"),
+    ],
+)
+def test_pooling_is_what_sentence_transformers_says(folder: Path, modes: dict[str, Any], pooling: str) -> None:
+    (folder / "1_Pooling").mkdir()
+    edit(folder / "1_Pooling" / "config.json", **modes)
+    assert read(folder).pooling == pooling
+
+
+def test_pooling_of_a_gguf(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    tiny_models.make_gguf(path, pooling_type=1)
+    assert read(path).pooling == "mean"
+    tiny_models.make_gguf(path)
+    assert read(path).pooling == "last"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sizes"),
+    [({}, []), ({"is_matryoshka": True}, [-1]), ({"matryoshka_dimensions": [64, 32, "x"]}, [64, 32])],
+)
+def test_sizes_to_which_vectors_may_be_cut(folder: Path, fields: dict[str, Any], sizes: list[int]) -> None:
+    edit(folder / "config.json", **fields)
+    assert read(folder).embedding_dimensions == sizes

@@ -77,6 +77,8 @@ def draw(prefix: Sequence[int], num_output: int, params: SamplingParams) -> int:
 def naive(prompt: Sequence[int], params: SamplingParams) -> tuple[list[int], str, int | None]:
     """Output, finish reason and stop reason of a request alone in the world."""
     output: list[int] = []
+    if params.pooling is not None:
+        return output, "stop", None
     while len(output) < params.max_tokens:
         token = draw([*prompt, *output], len(output), params)
         output.append(token)
@@ -86,6 +88,11 @@ def naive(prompt: Sequence[int], params: SamplingParams) -> tuple[list[int], str
             if token in params.stop_token_ids:
                 return output, "stop", token
     return output, "length", None
+
+
+def vector_of(prompt: Sequence[int]) -> bytes:
+    """Stands for what a prompt is pooled to."""
+    return checksum(prompt).to_bytes(4, "little")
 
 
 def logprob_of(prefix: Sequence[int], token: int) -> TokenLogprobs:
@@ -111,6 +118,7 @@ class _Held:
         self.params = new.params
         self.table = list(new.block_ids)
         self.newest_from = -1
+        self.num_fed = 0
 
 
 class FakeTarget:
@@ -158,7 +166,12 @@ class FakeTarget:
             prompt_logprobs = [logprob_of(held.tokens[:p], held.tokens[p]) for p in range(row.start + 1, last + 1)]
         if not row.yields:
             assert not row.draft_ids
-            return RowResult(row.request_id, row.epoch, [], prompt_logprobs=prompt_logprobs)
+            held.num_fed += row.num_tokens
+            vector = None
+            if held.params.pooling is not None and end == held.num_prompt:
+                assert held.params.pooling.kind == "last" or held.num_fed == end, "a mean of a part"
+                vector = vector_of(held.tokens)
+            return RowResult(row.request_id, row.epoch, [], prompt_logprobs=prompt_logprobs, embedding=vector)
         assert end == len(held.tokens)
         if row.draft_q is not None:
             assert [ids[0] for ids, _ in row.draft_q] == row.draft_ids, "a law of another draft"
@@ -221,6 +234,7 @@ class Stream:
             assert self.output == tokens[: len(self.output)]
             return
         assert (self.output, self.last.finish_reason, self.last.stop_reason) == (tokens, finish, stop)
+        assert self.last.embedding == (None if self.params.pooling is None else vector_of(self.prompt))
         everything = self.prompt + tokens
         if self.params.logprobs is not None:
             start = len(self.prompt) + self.offset

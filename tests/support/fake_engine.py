@@ -4,6 +4,7 @@ The text of a choice is ``tok0 tok1 ...``; token i has id 100 + i. No processes,
 """
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator
 
 from paceline.actors.messages import (
@@ -83,6 +84,8 @@ class FakeEngine:
         """Told with every choice's last delta."""
         self.stop_at: int | None = None
         """Token at which every choice ends with a stop."""
+        self.num_resets = 0
+        """Of the prefix cache."""
 
     async def generate(self, call: Generate) -> AsyncGenerator[Admitted | TextDelta, None]:
         """Admit, then one token a delta, all choices in turn."""
@@ -95,6 +98,14 @@ class FakeEngine:
                 raise self.refuse_with
             prompts = call.prompts if call.prompts is not None else [[1, 2, 3, 4, 5]]
             yield Admitted(call.call_id, [self._prompt(call, p) for p in prompts])
+            if call.embed is not None:
+                for index in reversed(range(len(prompts))):
+                    if self.gate is not None:
+                        await self.gate.wait()
+                    vector = vector_of(index, call.embed.dimensions)
+                    yield TextDelta(call.call_id, index, 0, "", 0, finish_reason="stop", embedding=vector)
+                is_over = True
+                return
             num_tokens = 16 if call.sampling.max_tokens is None else call.sampling.max_tokens
             for i in range(max(num_tokens, 1)):
                 if self.fail_with is not None and i >= self.fail_after:
@@ -112,6 +123,11 @@ class FakeEngine:
             if not is_over:
                 self.aborted.append(call.call_id)
                 self.aborted_event.set()
+
+    async def reset_prefix_cache(self) -> int:
+        """There were three blocks."""
+        self.num_resets += 1
+        return 3
 
     async def tokenize(self, request: Tokenize | Detokenize) -> Tokenized:
         """A word is a token; a conversation has one for each of its words and two for each message."""
@@ -165,6 +181,11 @@ class FakeEngine:
             0.25,
             self.speculation if is_stop or is_last else None,
         )
+
+
+def vector_of(index: int, dimensions: int = 0) -> bytes:
+    """Of the prompt ``index``."""
+    return struct.pack(f"<{dimensions or 4}f", *(0.1 * (index + i) for i in range(dimensions or 4)))
 
 
 def position(token_id: int, text: str, num_top: int) -> PositionLogprobs:

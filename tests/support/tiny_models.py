@@ -231,6 +231,8 @@ def _write_gguf_metadata(writer: Any, config: dict[str, Any], kind: str) -> None
         writer.add_float32(f"{kind}.rope.scaling.factor", rope["factor"])
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
+    if config.get("pooling_type"):
+        writer.add_uint32(f"{kind}.pooling_type", config["pooling_type"])
     table = json.loads(tokenizer().to_str())["model"]
     tokens = sorted(table["vocab"], key=table["vocab"].__getitem__)
     writer.add_tokenizer_model("gpt2")

@@ -4,7 +4,7 @@ import pytest
 from tiny_cards import card
 from tiny_tokenizers import byte_level, sentence_piece_metadata
 
-from paceline.actors.messages import Chat, Generate, Sampling
+from paceline.actors.messages import Chat, Embed, Generate, Sampling
 from paceline.actors.text.load_tokenizer import from_gguf
 from paceline.actors.text.prompt import PromptEncoder, num_chars
 from paceline.engine.errors import InvalidRequestError
@@ -126,3 +126,9 @@ def test_what_the_client_predicts_is_encoded_as_plain_text_and_cut_at_the_contex
     assert prompt.prediction_ids == text_ids("the fox")
     [prompt] = ENCODER.encode_call(call(chat=chat, prediction="the fox " * 5000), 60)
     assert prompt.prediction_ids == text_ids("the fox " * 60)[:60]
+
+
+def test_a_prompt_for_a_vector_may_fill_the_context() -> None:
+    ids = [5] * 300
+    assert [len(i) for i in ids_of([ids], embed=Embed(), truncate_prompt_tokens=-1)] == [200]
+    assert [len(i) for i in ids_of([ids], truncate_prompt_tokens=-1)] == [199]

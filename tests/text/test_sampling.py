@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from tiny_cards import card
 from tiny_tokenizers import byte_level
 
-from paceline.actors.messages import Sampling
+from paceline.actors.messages import Embed, Sampling
 from paceline.actors.text.sampling import SamplingResolver, Sizes, choice_seed
 from paceline.engine.errors import InvalidRequestError
-from paceline.engine.types import SamplingParams
+from paceline.engine.types import Pooling, SamplingParams
 
 SIZES = Sizes(max_model_len=100, logits_width=512)
 
@@ -119,3 +119,42 @@ def test_seeds_of_choices(seed: int, one: int, other: int) -> None:
 def test_seeds_of_choices_never_change() -> None:
     """A restart, another machine or a new version must draw the same text."""
     assert [choice_seed(42, i) for i in range(3)] == [42, 1923813095814325443, 5539777071347460704]
+
+
+# --- vectors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["last", "mean"])
+def test_a_vector_needs_no_room_for_output(kind: Literal["last", "mean"]) -> None:
+    resolver = SamplingResolver(byte_level(), card(pooling=kind))
+    assert resolver.pooled(Embed(), 100, SIZES) == SamplingParams(max_tokens=0, pooling=Pooling(kind))
+    with pytest.raises(InvalidRequestError, match=r"input\.3 has 101 tokens: the context is 100") as e:
+        resolver.pooled(Embed(), 101, SIZES, "input.3")
+    assert (e.value.param, e.value.code) == ("input.3", "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked", "says"),
+    [
+        ([], 8, ""),
+        ([], 4, "it can only be 8; leave it out"),
+        ([2, 4], 4, ""),
+        ([2, 4], 3, "it must be one of 2, 4, 8"),
+        ([-1], 3, ""),
+        ([-1], 9, "it must be at most 8"),
+    ],
+)
+def test_vectors_are_cut_only_where_the_model_allows_it(allowed: list[int], asked: int, says: str) -> None:
+    resolver = SamplingResolver(byte_level(), card(embedding_dimensions=allowed))
+    if not says:
+        assert resolver.pooled(Embed(asked), 5, SIZES).pooling == Pooling("last", asked)
+        return
+    with pytest.raises(InvalidRequestError, match=says) as e:
+        resolver.pooled(Embed(asked), 5, SIZES)
+    assert (e.value.param, e.value.code) == ("dimensions", None if allowed else "unsupported_parameter")
+
+
+def test_a_pooling_that_is_not_done_here_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="made for cls pooling") as e:
+        SamplingResolver(byte_level(), card(pooling="cls")).pooled(Embed(), 5, SIZES)
+    assert e.value.code == "unsupported_parameter"
