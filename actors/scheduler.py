@@ -60,7 +60,7 @@ class SchedulerActor(Actor):
         self.core: Scheduler | None = None
         """None until the first target has told its sizes."""
         self._proposer: Proposer | None = None
-        """None where no speculator is configured."""
+        """None where nothing ever drafts."""
         self._drafter = speculation.make_link(setup.config, mailbox, anyio.current_time)
         """The way to the draft actor; None where none is configured."""
         self._head = make_head_link(setup.config)
@@ -193,7 +193,7 @@ class SchedulerActor(Actor):
     def _offer(self, core: Scheduler, drafts: Drafts) -> None:
         if self._proposer is None:
             return
-        drafts = self._proposer.trimmed(drafts)
+        drafts = self._proposer.fitting(drafts)
         self._proposer.landed(drafts, core.offer(drafts))
 
     # --- the target comes and goes ------------------------------------------------------------------------------------
@@ -402,8 +402,9 @@ class SchedulerActor(Actor):
         }
         samples, self._samples = self._samples, {}
         if self._proposer is not None:
-            most = self.setup.config.speculation.max_draft_tokens
-            values |= speculation.counts(core, most) | self._proposer.tally.values | self._proposer.method_stats()
+            tally = self._proposer.tally.values
+            values |= speculation.counts(core, tally, self.setup.config.speculation) | tally
+            values |= self._proposer.method_stats()
             if self._drafter is not None:
                 values["spec_disabled_state/drafter"] = float(not self._drafter.is_up)
                 values |= self._drafter.ahead_counts(values)

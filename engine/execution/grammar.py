@@ -132,9 +132,7 @@ class Constraint:
                     fill_next_token_bitmask(matcher, bits, 1 + node)
                 _take_back(matcher, num_fed)
         if matcher.is_error():
-            raise GrammarError(
-                f"the grammar is too complex here: {first_line(matcher.get_error())}; send a simpler one"
-            )
+            raise _too_complex(matcher)
 
     def allowed(self, draft_ids: Sequence[int], parents: Sequence[int] | None) -> list[int]:
         """Which drafts are behind the output and their ancestors what the grammar allows: indices, in order.
@@ -156,6 +154,20 @@ class Constraint:
             _take_back(matcher, num_fed)
         return found
 
+    def forced(self, most: int) -> list[int]:
+        """The only tokens that can follow the output, ``most`` at most; [] where there is a choice, or nothing follows.
+
+        Written as the tokenizer would write that text. The masks allow nothing else.
+
+        Raises:
+            GrammarError: see ``fill``.
+        """
+        matcher = self._up_to_date()
+        ids = matcher.compute_ff_tokens()[:most]
+        if matcher.is_error():
+            raise _too_complex(matcher)
+        return ids
+
     def _up_to_date(self) -> "LLMatcher":
         if self._matcher is None:
             self._matcher = self._grammars.compile(self._grammar)
@@ -166,6 +178,10 @@ class Constraint:
                 raise GrammarError(f"output token {self._due[fed]} does not fit the grammar; send the request again")
             self._due = []
         return self._matcher
+
+
+def _too_complex(matcher: "LLMatcher") -> GrammarError:
+    return GrammarError(f"the grammar is too complex here: {first_line(matcher.get_error())}; send a simpler one")
 
 
 def _take_back(matcher: "LLMatcher", num_tokens: int) -> None:
