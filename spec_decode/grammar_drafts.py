@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 
 from ..engine.core.plan import Drafts
-from ..engine.execution.grammar import Constraint, GrammarError, Grammars
+from ..engine.execution.grammar import Constraint, GrammarError, Grammars, step_aside
 from ..engine.types import RequestId
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ class GrammarDrafts:
     def open(self, request_id: RequestId, grammar: str, length: int, output_ids: Sequence[int]) -> None:
         """A request begins, ``length`` tokens long, its output so far included."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
-        compiled = self._pool.submit(self._compile, grammar)
+            self._pool = ThreadPoolExecutor(1, "grammar", step_aside)
+        compiled = self._pool.submit(self._grammars.fault, grammar)
         self._open[request_id] = _Standing(compiled, self._grammars.constraint(grammar, output_ids), length)
 
     def commit(self, request_id: RequestId, token_ids: Sequence[int]) -> None:
@@ -77,24 +77,15 @@ class GrammarDrafts:
         standing = self._open.get(request_id)
         if standing is None or length != standing.length or not standing.compiled.done():
             return None
-        if not standing.compiled.result():
-            self.close(request_id)
+        if fault := standing.compiled.result():
+            self._give_up(request_id, fault)
             return None
         return standing.constraint
 
-    def _give_up(self, request_id: RequestId, error: GrammarError) -> None:
+    def _give_up(self, request_id: RequestId, error: GrammarError | str) -> None:
         """The target meets the same error, and tells the client."""
         log.info("drafts of request %s know no grammar: %s", request_id, error)
         self.close(request_id)
-
-    def _compile(self, grammar: str) -> bool:
-        """Whether it is there to be asked; then asking is quick."""
-        try:
-            self._grammars.compile(grammar)
-        except GrammarError as e:
-            log.info("drafts of a request know no grammar: %s", e)
-            return False
-        return True
 
 
 class _Standing:
@@ -102,7 +93,7 @@ class _Standing:
 
     __slots__ = ("compiled", "constraint", "length")
 
-    def __init__(self, compiled: Future[bool], constraint: Constraint, length: int) -> None:
+    def __init__(self, compiled: Future[str], constraint: Constraint, length: int) -> None:
         self.compiled = compiled
         self.constraint = constraint
         self.length = length
