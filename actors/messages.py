@@ -357,6 +357,24 @@ class Abort(Message, frozen=True):
     request_id: RequestId
 
 
+# --- scheduler <-> target: plans and results are in engine.core.plan --------------------------------------------------
+
+
+class Compile(Message, frozen=True):
+    """A request under this grammar is about to come: have it ready, beside the steps."""
+
+    key: str
+    """Of the answer."""
+    grammar: str
+
+
+class Compiled(Message, frozen=True):
+    """The grammar is ready, or why it never will be."""
+
+    key: str
+    error: str = ""
+
+
 # --- scheduler <-> draft ----------------------------------------------------------------------------------------------
 
 
@@ -417,9 +435,11 @@ TokenizerInbox: TypeAlias = (
     | Drain
     | Stop
 )
-SchedulerInbox: TypeAlias = Add | Abort | Drafts | StepResult | Hello | ResetPrefixCache | ActorLost | Drain | Stop
+SchedulerInbox: TypeAlias = (
+    Add | Abort | Compiled | Drafts | StepResult | Hello | ResetPrefixCache | ActorLost | Drain | Stop
+)
 DraftInbox: TypeAlias = Open | Propose | Commit | Close | ActorLost | Drain | Stop
-TargetInbox: TypeAlias = StepPlan | ActorLost | Drain | Stop
+TargetInbox: TypeAlias = StepPlan | Compile | ActorLost | Drain | Stop
 GatewayInbox: TypeAlias = (
     Admitted
     | CallFailed

@@ -26,6 +26,7 @@ from ..engine.types import ErrorInfo, RequestId
 from ..spec_decode.proposer import Proposer
 from . import speculation
 from .actor import Actor, Setup
+from .grammar_gate import GrammarGate
 from .grammars import load_grammars
 from .head_link import make_head_link
 from .mailbox import Mailbox, MailboxFull
@@ -34,6 +35,7 @@ from .messages import (
     ActorLost,
     Add,
     Added,
+    Compiled,
     Drain,
     Hello,
     PrefixCacheReset,
@@ -71,7 +73,7 @@ class SchedulerActor(Actor):
         self.core: Scheduler | None = None
         """None until the first target has told its sizes."""
         self._proposer: Proposer | None = None
-        """None where no speculator is configured."""
+        """None where nothing ever drafts."""
         self._drafter = speculation.make_link(setup.config, mailbox, anyio.current_time)
         """The way to the draft actor; None where none is configured."""
         self._head = make_head_link(setup.config)
@@ -83,6 +85,7 @@ class SchedulerActor(Actor):
         self._outputs: list[RequestOutput] = []
         self._live: dict[RequestId, _Live] = {}
         self._held: dict[RequestId, tuple[str, Add, float]] = {}  # that came before the target; sender, add, when
+        self._gate = GrammarGate()
         self._wake = asyncio.Event()
         self._was_busy = False
         self._checked_s = 0.0
@@ -98,7 +101,9 @@ class SchedulerActor(Actor):
                 self._answered(message)
                 return
             case Add() if self.core is not None:
-                self._add(self.core, sender, message, anyio.current_time())
+                self._take(self.core, sender, message, anyio.current_time())
+            case Compiled() if self.core is not None:
+                self._pass(self.core, message)
             case Add():
                 self._hold(sender, message)
             case Abort():
@@ -133,6 +138,24 @@ class SchedulerActor(Actor):
             message = "the target model is not ready and the queue is full; try again soon"
             full = UnavailableError(message, code="starting")
             self._tell(sender, Refused(add.request_id, full.info()))
+
+    def _take(self, core: Scheduler, sender: str, add: Add, arrived_s: float) -> None:
+        """Queue a request; one under a grammar when the target has compiled that."""
+        if not add.params.grammar:
+            self._add(core, sender, add, arrived_s)
+        elif len(self._gate) >= self.setup.config.scheduler.max_queued_requests:
+            message = f"{len(self._gate)} requests wait for their grammars; try again soon"
+            self._tell(sender, Refused(add.request_id, UnavailableError(message, code="queue_full").info()))
+        elif (ask := self._gate.hold(sender, add, arrived_s)) is not None and self._target is not None:
+            self.mailbox.send(self._target, ask)
+
+    def _pass(self, core: Scheduler, answer: Compiled) -> None:
+        for sender, add, arrived_s in self._gate.passed(answer):
+            if answer.error:
+                fault = InvalidRequestError(answer.error, param="structured_outputs")
+                self._tell(sender, Refused(add.request_id, fault.info()))
+            else:
+                self._add(core, sender, add, arrived_s)
 
     def _add(self, core: Scheduler, sender: str, add: Add, arrived_s: float) -> None:
         try:
@@ -179,6 +202,7 @@ class SchedulerActor(Actor):
 
     def _abort(self, request_id: RequestId) -> None:
         self._held.pop(request_id, None)
+        self._gate.drop(request_id)
         if self.core is not None:
             for output in self.core.abort(request_id):
                 self._book(output)  # who aborts expects no answer
@@ -207,7 +231,7 @@ class SchedulerActor(Actor):
     def _offer(self, core: Scheduler, drafts: Drafts) -> None:
         if self._proposer is None:
             return
-        drafts = self._proposer.trimmed(drafts)
+        drafts = self._proposer.fitting(drafts)
         self._proposer.landed(drafts, core.offer(drafts))
 
     # --- the target comes and goes ------------------------------------------------------------------------------------
@@ -240,8 +264,10 @@ class SchedulerActor(Actor):
             )
         self._target, self._target_epoch = sender, hello.epoch
         held, self._held = self._held, {}
+        for ask in self._gate.ask_again():
+            self.mailbox.send(sender, ask)
         for tokenizer, add, arrived_s in held.values():
-            self._add(self.core, tokenizer, add, arrived_s)
+            self._take(self.core, tokenizer, add, arrived_s)
 
     def _lose(self, lost: ActorLost) -> None:
         if lost.actor.startswith("target") and lost.epoch >= self._target_epoch and self._target is not None:
@@ -254,6 +280,7 @@ class SchedulerActor(Actor):
         elif lost.actor.startswith("tokenizer"):
             for request_id in [*self._live, *self._held]:
                 self._abort(request_id)
+            self._gate.take_all()
             self._outputs.clear()
 
     def _forget(self) -> None:
@@ -267,8 +294,8 @@ class SchedulerActor(Actor):
     def _fail_all(self, message: str) -> None:
         error = ErrorInfo("unavailable", message, code="engine_unavailable", retry_after_s=5.0)
         held, self._held = self._held, {}
-        for request_id, (sender, _, _) in held.items():
-            self._tell(sender, Refused(request_id, error))
+        for sender, add, _ in [*held.values(), *self._gate.take_all()]:
+            self._tell(sender, Refused(add.request_id, error))
         if self.core is None:
             return
         for request_id in list(self._live):
@@ -304,7 +331,7 @@ class SchedulerActor(Actor):
         if self._open:
             return None
         if self.core is None or self._target is None:
-            waits = self._live or self._held
+            waits = self._live or self._held or self._gate
             return max(0.0, self._lost_s + WAIT_FOR_TARGET_S - anyio.current_time()) if waits else None
         deadline_s = self.core.next_deadline()
         return None if deadline_s is None else max(0.0, deadline_s - anyio.current_time())
@@ -312,7 +339,7 @@ class SchedulerActor(Actor):
     def _plan(self) -> None:
         now_s = anyio.current_time()
         if self.core is None or self._target is None:
-            if (self._live or self._held) and now_s >= self._lost_s + WAIT_FOR_TARGET_S:
+            if (self._live or self._held or self._gate) and now_s >= self._lost_s + WAIT_FOR_TARGET_S:
                 self._fail_all(f"the target model has been down for {WAIT_FOR_TARGET_S:.0f} s; try again later")
             return
         if self._outputs and not self._flush():
@@ -416,8 +443,9 @@ class SchedulerActor(Actor):
         }
         samples, self._samples = self._samples, {}
         if self._proposer is not None:
-            most = self.setup.config.speculation.max_draft_tokens
-            values |= speculation.counts(core, most) | self._proposer.tally.values | self._proposer.method_stats()
+            tally = self._proposer.tally.values
+            values |= speculation.counts(core, tally, self.setup.config.speculation) | tally
+            values |= self._proposer.method_stats()
             if self._drafter is not None:
                 values["spec_disabled_state/drafter"] = float(not self._drafter.is_up)
                 values |= self._drafter.ahead_counts(values)
@@ -426,7 +454,7 @@ class SchedulerActor(Actor):
 
     async def drain(self) -> None:
         """Wait until every request has ended and its output is sent."""
-        while self._live or self._outputs:
+        while self._live or self._outputs or self._gate:
             await anyio.sleep(0.02)
 
 

@@ -1,11 +1,11 @@
 """What the scheduler's shell needs to speculate: a ``Proposer`` from the config, and the core's counts. No torch."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from ..engine import plugins
-from ..engine.config import Config, method_config
+from ..engine.config import Config, Speculation, method_config
 from ..engine.core.limits import CoreConfig
 from ..engine.core.stats import CoreStats
 from ..engine.errors import ConfigError
@@ -13,7 +13,7 @@ from ..engine.execution.grammar import Grammars
 from ..spec_decode.adapt import Fixed, Policy, Table
 from ..spec_decode.base import Context
 from ..spec_decode.goodput import Goodput
-from ..spec_decode.grammar_trim import GrammarTrim
+from ..spec_decode.grammar_drafts import GrammarDrafts
 from ..spec_decode.live import Method
 from ..spec_decode.proposer import Proposer
 from ..spec_decode.speculators import draft_model
@@ -35,17 +35,18 @@ def build(
     head: HeadLink | None = None,
     grammars: Grammars | None = None,
 ) -> Proposer | None:
-    """None where no method is configured: then nothing of speculation runs.
+    """None where no method is configured and nothing is forced: then nothing of speculation runs.
 
-    ``link`` leads to the draft actor, ``head`` to what drafts beside the target; ``grammars`` cut drafts of requests
-    that stand under one.
+    ``link`` leads to the draft actor, ``head`` to what drafts beside the target; ``grammars`` force and cut drafts of
+    requests that stand under one.
 
     Raises:
         ConfigError: a method's table does not fit.
         LookupError: a method's module is gone since the config was checked.
     """
     section = config.speculation
-    if not section.methods or not section.max_draft_tokens:
+    is_forcing = section.forced_tokens and grammars is not None
+    if not section.max_draft_tokens or not (section.methods or is_forcing):
         return None
     context = Context(
         vocab_size=sizes.vocab_size,
@@ -70,8 +71,14 @@ def build(
                 f"{draft_model.NAME}; leave it out"
             )
     costs = StepCosts(step_costs)
-    proposer = Proposer(methods, _policy(config, costs), costs, section.max_draft_tokens)
-    proposer.trim = GrammarTrim(grammars) if grammars is not None else None
+    proposer = Proposer(
+        methods,
+        _policy(config, costs),
+        costs,
+        section.max_draft_tokens,
+        grammars=GrammarDrafts(grammars) if grammars is not None else None,
+        forced_tokens=section.forced_tokens,
+    )
     _name_rule(proposer, section.rule)
     return proposer
 
@@ -120,15 +127,20 @@ def sound_ids(token_ids: list[int], sizes: CoreConfig) -> list[int]:
     return ids if not ids or (min(ids) >= 0 and max(ids) < sizes.vocab_size) else []
 
 
-def counts(core: CoreStats, most: int) -> dict[str, float]:
-    """The core's counts of drafts, up to ``most`` a row; they know no method."""
-    values: dict[str, float] = {
-        "spec_decode_num_drafts": core.num_drafts,
-        "spec_decode_num_draft_tokens": core.num_draft_tokens,
-        "spec_decode_num_accepted_tokens": core.num_accepted_tokens,
+def counts(core: CoreStats, tally: Mapping[str, float], section: Speculation) -> dict[str, float]:
+    """The counts of drafts that outside tools read, over all configured methods, and the core's of those it dropped.
+
+    Tokens that grammars force are in ``tally`` alone: they would make any method look good.
+    """
+    values = {f"spec_stale_drafts/{reason}": float(num) for reason, num in core.num_stale_drafts.items()}
+    if not section.methods:
+        return values
+    sums = {
+        "spec_decode_num_drafts": "spec_drafts/{}",
+        "spec_decode_num_draft_tokens": "spec_draft_tokens/{}",
+        "spec_decode_num_accepted_tokens": "spec_accepted_tokens/{}",
+    } | {
+        f"spec_decode_num_accepted_tokens_per_pos/{position}": f"spec_accepted_per_pos/{{}}/{position}"
+        for position in range(section.max_draft_tokens)
     }
-    by_position = core.num_accepted_by_position
-    for position in range(max(most, len(by_position))):
-        num = by_position[position] if position < len(by_position) else 0
-        values[f"spec_decode_num_accepted_tokens_per_pos/{position}"] = num
-    return values | {f"spec_stale_drafts/{reason}": num for reason, num in core.num_stale_drafts.items()}
+    return values | {name: sum(tally.get(of.format(m), 0) for m in section.methods) for name, of in sums.items()}

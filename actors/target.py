@@ -2,6 +2,7 @@
 
 Steps run on one worker thread, back to back, while the event loop goes on reading plans and reporting progress; both
 sleep when there is nothing to do. torch is imported on that thread too, while the weight files are read into memory.
+Grammars are compiled on threads of their own, which step aside for all others.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,13 +20,18 @@ import msgspec
 from anyio.abc import TaskStatus
 
 from ..engine.core.plan import StepPlan, StepResult
+from ..engine.execution.grammar import step_aside
 from ..engine.store import vocabulary
 from .actor import Actor, Setup
 from .mailbox import Mailbox
-from .messages import ActorLost, Hello
+from .messages import ActorLost, Compile, Compiled, Hello
 
 if TYPE_CHECKING:
     from .target_load import Loaded
+
+
+_NUM_COMPILERS = 2
+"""One more than a single client needs to keep others from compiling."""
 
 
 class Target(Actor):
@@ -44,6 +51,7 @@ class Target(Actor):
         self._scheduler_lives = 0
         """Plans of an earlier life of the scheduler are neither run nor answered."""
         self._loaded: Loaded | None = None
+        self._compilers: ThreadPoolExecutor | None = None
         self._vocab_hash = ""
 
     async def start(self) -> None:
@@ -86,6 +94,8 @@ class Target(Actor):
                 self._idle.clear()
                 life = self._scheduler_lives
                 self._work.put(lambda: self._step(sender, message, life))
+            case Compile():
+                self._compile(sender, message)
             case ActorLost() if message.actor == "scheduler":
                 self._scheduler_lives += 1
                 self._work.put(self._forget)
@@ -99,6 +109,8 @@ class Target(Actor):
     async def stop(self) -> None:
         """The worker ends with the process if a step still runs."""
         self._work.put(None)
+        if self._compilers is not None:
+            self._compilers.shutdown(wait=False, cancel_futures=True)
 
     # --- on the event loop's thread, called by the worker -------------------------------------------------------------
 
@@ -115,6 +127,23 @@ class Target(Actor):
                 self.mailbox.send(to, result)
             except Exception as e:
                 self._break(e)
+
+    def _compile(self, sender: str, asked: Compile) -> None:
+        """Answered at once where it is known; where there is no grammar engine the request's first step says so."""
+        grammars = self._loaded.grammars if self._loaded is not None else None
+        if grammars is None or grammars.is_kept(asked.grammar):
+            self.mailbox.send(sender, Compiled(asked.key))
+            return
+        if self._compilers is None:
+            self._compilers = ThreadPoolExecutor(_NUM_COMPILERS, "compile", step_aside)
+        work = self._loop.run_in_executor(self._compilers, grammars.fault, asked.grammar)
+        work.add_done_callback(lambda done: self._compiled(sender, asked.key, done))
+
+    def _compiled(self, sender: str, key: str, done: asyncio.Future[str]) -> None:
+        try:
+            self.mailbox.send(sender, Compiled(key, done.result()))
+        except Exception as e:
+            self._break(e)
 
     def _break(self, cause: BaseException) -> None:
         if not self._broken.done():

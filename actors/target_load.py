@@ -14,6 +14,7 @@ from ..engine import plugins, sizing
 from ..engine.config import Config
 from ..engine.core.plan import NewRequest, Row, StepPlan
 from ..engine.errors import BadModelFileError, ConfigError
+from ..engine.execution.grammar import Grammars
 from ..engine.execution.kv_pool import allocate, page_dtype
 from ..engine.execution.profile import measure
 from ..engine.execution.runner import Runner
@@ -50,6 +51,8 @@ class Loaded:
     """Rows and seconds of a step; empty where speculation is not configured."""
     draft_costs: list[tuple[int, float]]
     """Requests and seconds of one draft for each by a head beside the target; empty where there is none."""
+    grammars: Grammars | None
+    """The runner's; None where the model's answers have no end."""
 
 
 def load(config: Config, located: Located, card: ModelCard) -> Loaded:
@@ -65,11 +68,12 @@ def load(config: Config, located: Located, card: ModelCard) -> Loaded:
     rule = plugins.load("spec_decode.rules", config.speculation.rule).build(None)
     head = load_head(config, pages)
     observer = head.observer if head else None
-    runner = Runner(pages.model, pages.kv, rule, device=pages.device, observer=observer, grammars=load_grammars(card))
+    grammars = load_grammars(card)
+    runner = Runner(pages.model, pages.kv, rule, device=pages.device, observer=observer, grammars=grammars)
     warm_up(runner, min(sizes.max_model_len, config.scheduler.max_num_batched_tokens), config.cache.block_size)
     step_costs = _measure(runner, config, sizes)
     facts = {**pages.facts, "warm_up_s": f"{time.monotonic() - began_s:.2f}"}
-    return Loaded(runner, sizes, facts, step_costs, head.costs if head else [])
+    return Loaded(runner, sizes, facts, step_costs, head.costs if head else [], grammars)
 
 
 def load_pages(config: Config, located: Located, card: ModelCard) -> Pages:

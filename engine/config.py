@@ -121,6 +121,8 @@ class Speculation(Section, frozen=True):
     """Who gets how many drafts: by measured gain, always ``max_draft_tokens``, or by ``table``."""
     max_draft_tokens: int = 8
     """For a request and step."""
+    forced_tokens: bool = True
+    """Under a grammar, tokens that it leaves no choice about are drafts too, with or without ``methods``."""
     table: list[tuple[int, int, int]] = []
     """policy table: [least, most running requests, drafts], first match; 0 drafts where none matches."""
     settings: dict[str, dict[str, Any]] = {}

@@ -15,6 +15,8 @@ class Offer(NamedTuple):
 
     request_id: RequestId
     survival: Sequence[float]
+    is_sure: bool = False
+    """Found for nothing and as good as certain, as what a grammar forces: weighed even while speculation rests."""
 
 
 class Load(NamedTuple):
@@ -47,7 +49,7 @@ class Policy(Protocol):
 
     @property
     def wants_drafts(self) -> bool:
-        """Are speculators to be asked before the next step?"""
+        """Are speculators to be asked before the next step? Sure drafts are offered without being asked for."""
         ...
 
     @property

@@ -11,8 +11,9 @@ Calm, so that noise costs nothing:
 
 * With no draft in the last step, drafts are taken only for a gain above 5 %, and kept while they gain 2 %.
 * When 16 offers in a row were worth nothing, the speculators are not even asked; one step in 64 then asks, and tries a
-  few first drafts. A slow method that is not worth asking is tried for a few steps, soon at first, because nothing is
-  known of it, and ever more rarely in vain.
+  few first drafts. Sure drafts, for which nobody is asked, are weighed by themselves all the time. A slow method that
+  is not worth asking is tried for a few steps, soon at first, because nothing is known of it, and ever more rarely in
+  vain.
 * While drafts are taken, a step goes without after 16 of them, 32 more, and so on, at last one in 256: only such a step
   shows what going without costs today.
 """
@@ -109,17 +110,29 @@ class Goodput:
 
     def choose(self, offers: Sequence[Offer], load: Load) -> Depths:
         """See the module's docstring."""
-        if not offers or not self.wants_drafts:
+        if not offers or (self._is_on and not self.wants_drafts):
             return NONE
+        if not self._is_on:
+            return self._choose_at_rest(offers, load)
         num = self._best(offers, load, _STAY if self._took else _HURDLE)
-        self._gains = num > 0
         if num:
             return _deal(offers, num)
-        if self._is_on:
-            tried = self._asks.tried
-            return {offer.request_id: 1 for offer in offers if offer.request_id in tried} if tried else NONE
-        likely = sorted(offers, key=lambda offer: -offer.survival[0])
-        return {offer.request_id: 1 for offer in likely[: -(-load.num_decoding // _PROBE_SHARE)]}
+        tried = self._asks.tried
+        return {offer.request_id: 1 for offer in offers if offer.request_id in tried} if tried else NONE
+
+    def _choose_at_rest(self, offers: Sequence[Offer], load: Load) -> Depths:
+        """Sure drafts that pay; and when it is time to probe, what else pays, or a few first drafts of it."""
+        sure = [offer for offer in offers if offer.is_sure]
+        depths = dict(_deal(sure, self._best(sure, load, _HURDLE))) if sure else NONE
+        asked = [offer for offer in offers if not offer.is_sure]
+        if not asked or not self.wants_drafts:
+            return depths
+        num = self._best(asked, load, _HURDLE)
+        self._gains = num > 0
+        if num:
+            return {**depths, **_deal(asked, num)}
+        likely = sorted(asked, key=lambda offer: -offer.survival[0])
+        return {**depths, **{offer.request_id: 1 for offer in likely[: -(-load.num_decoding // _PROBE_SHARE)]}}
 
     def _best(self, offers: Sequence[Offer], load: Load, hurdle: float) -> int:
         """How many of the best slots to take; 0 where none beats plain decoding by ``hurdle``."""

@@ -36,9 +36,9 @@ class Live:
     """An open request. ``length`` counts committed tokens."""
 
     __slots__ = (
-        "ahead", "always_report", "confidence", "epoch", "has_begun", "in_flight", "length", "methods", "most",
-        "num_idle", "num_left", "params", "parents", "pending", "prediction", "prompt", "rates", "request_id", "salt",
-        "source", "started", "tally", "verifying", "waiting",
+        "ahead", "always_report", "confidence", "epoch", "has_begun", "in_flight", "is_forced", "length", "methods",
+        "most", "num_idle", "num_left", "params", "parents", "pending", "prediction", "prompt", "rates", "request_id",
+        "salt", "source", "started", "tally", "verifying", "waiting",
     )  # fmt: skip
 
     def __init__(self, request_id: RequestId, prompt: list[int], params: SamplingParams, num_left: int) -> None:
@@ -55,6 +55,8 @@ class Live:
         self.length = len(prompt)
         self.epoch = 0
         self.methods: list[Method] = []
+        self.is_forced = False
+        """What its grammar forces is drafted, whatever the methods are."""
         self.most = 0
         """Drafts for a step; 0 = no speculation."""
         self.always_report = False

@@ -28,6 +28,7 @@ from ..engine.core.plan import Drafts, RequestOutput, StepPlan, StepResult
 from ..engine.types import RequestId, SamplingParams, SpeculationControl, SpeculationStats
 from .adapt import NONE, Depths, Load, Offer, Policy, Wish
 from .base import Outcome, ProposeReq, Speculator, StepBudget
+from .forced import FORCED, Forcing, forced_drafts, unless_forced
 from .live import Live, Method, Wait
 from .rates import MethodRates, RequestRates
 from .step_costs import StepCosts
@@ -49,8 +50,8 @@ _SHARE_WEIGHT = 0.05
 _T = TypeVar("_T")
 
 
-class Trim(Protocol):
-    """What a grammar allows of drafts. Told of every request under one, and of what is committed to it."""
+class OutputGrammars(Forcing, Protocol):
+    """What grammars say of drafts. Told of every request under one, and of what is committed to it."""
 
     def open(self, request_id: RequestId, grammar: str, length: int, output_ids: Sequence[int]) -> None:
         """A request begins, ``length`` tokens long, its output so far included."""
@@ -72,9 +73,13 @@ class Trim(Protocol):
 class Proposer:
     """See the module's docstring.
 
-    ``trim`` is where structured output joins: asked about all drafts before the core gets them, it may shorten them to
-    what a grammar allows. Drafts that come with the law they were drawn from never get there: under the rules that need
-    it, dropping a draft for what it is would change the text's law, so the grammar masks that law before the draw.
+    ``grammars`` is where structured output joins. Tokens that a grammar forces are proposed before any method is asked
+    (``forced_tokens``): they cost nothing to find and are all but certain, so they are offered while speculation rests
+    too, and to requests that have no method. What a quick method proposes beside them is taken where it goes on behind
+    them. All other drafts are shortened to what the grammar allows before the core gets them; not those that come with
+    the law they were drawn from: under the rules that need it, dropping a draft for what it is would change the text's
+    law, so the grammar masks that law before the draw. Forced tokens count by method only, in no request's figures,
+    which tell how well drafts are guessed.
     """
 
     def __init__(
@@ -84,8 +89,13 @@ class Proposer:
         costs: StepCosts,
         max_draft_tokens: int,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        grammars: OutputGrammars | None = None,
+        forced_tokens: bool = False,
     ) -> None:
         self._methods = list(methods)
+        self._grammars = grammars
+        self._forces = forced_tokens and grammars is not None
         self._policy = policy
         self._costs = costs
         self._most = max_draft_tokens
@@ -93,6 +103,7 @@ class Proposer:
         self._live: dict[RequestId, Live] = {}
         self._rates = {method.name: MethodRates(max_draft_tokens) for method in methods}
         self._ready: dict[RequestId, Live] = {}  # committed something since they were last asked for
+        self._moved: dict[RequestId, Live] = {}  # committed something since their grammar was last asked
         self._offering: dict[RequestId, Live] = {}  # have waiting drafts
         self._num_started = 0
         self._num_prompt_rows = 0
@@ -104,8 +115,8 @@ class Proposer:
         self._was_alone = False
         self._overhead_s = _FIRST_OVERHEAD_S
         self._waits = {method.name: Wait() for method in methods}
-        self.trim: Trim | None = None
-        self.tally = Tally([method.name for method in methods], max_draft_tokens)
+        names = [method.name for method in methods]
+        self.tally = Tally([*names, FORCED] if self._forces else names, max_draft_tokens)
 
     # --- requests come and go -----------------------------------------------------------------------------------------
 
@@ -128,16 +139,17 @@ class Proposer:
         if control.enabled and most > 0:
             named = [method.name for method in self._methods] if control.methods is None else control.methods
             live.methods = [method for name in named for method in self._methods if method.name == name]
-            live.most = most if live.methods else 0
-        if live.most:
+            live.is_forced = self._forces and bool(params.grammar)
+            live.most = most if live.methods or live.is_forced else 0
+        if live.methods:
             live.tally = RequestTally(live.most, detail=control.detail)
             live.always_report = control.always_report
         else:
             live.prompt = []
         self._live[request_id] = live
-        if live.most and self.trim is not None and params.grammar:
-            self.trim.open(request_id, params.grammar, live.length, output_ids)
-        if live.most and self._policy.wants_drafts:
+        if live.most and self._grammars is not None and params.grammar:
+            self._grammars.open(request_id, params.grammar, live.length, output_ids)
+        if live.methods and self._policy.wants_drafts:
             self._begin(live)
 
     def check_control(self, control: SpeculationControl | None) -> str | None:
@@ -145,7 +157,7 @@ class Proposer:
         known = [method.name for method in self._methods]
         unknown = [name for name in (control.methods or ()) if name not in known] if control else []
         if unknown:
-            return f"speculation.methods names {unknown[0]!r}; this server has {', '.join(known)}"
+            return f"speculation.methods names {unknown[0]!r}; this server has {', '.join(known) or 'none'}"
         return None
 
     def report(self, request_id: RequestId, *, is_last: bool) -> SpeculationStats | None:
@@ -164,8 +176,8 @@ class Proposer:
     def _close(self, live: Live) -> None:
         del self._live[live.request_id]
         self._retire(live)
-        if self.trim is not None:
-            self.trim.close(live.request_id)
+        if self._grammars is not None:
+            self._grammars.close(live.request_id)
         if live.has_begun:
             self._observe([live])
             for method in live.methods:
@@ -208,6 +220,7 @@ class Proposer:
         self._num_started -= live.started
         live.started = False
         self._ready.pop(live.request_id, None)
+        self._moved.pop(live.request_id, None)
         self._offering.pop(live.request_id, None)
 
     def _verified(
@@ -217,7 +230,7 @@ class Proposer:
         live.verifying = None
         rates.observe(num_drafts, num_accepted, confidence)
         self.tally.verified(method, num_drafts, num_accepted)
-        if live.tally is not None:
+        if live.tally is not None and method != FORCED:
             live.tally.verified(method, num_drafts, num_accepted)
 
     def _commit(self, live: Live, epoch: int, ids: list[int]) -> None:
@@ -229,10 +242,13 @@ class Proposer:
         live.epoch = epoch
         if not live.most:
             return
-        live.pending += ids
-        if self.trim is not None and live.params.grammar:
-            self.trim.commit(live.request_id, ids)
-        self._ready[live.request_id] = live
+        if self._grammars is not None and live.params.grammar:
+            self._grammars.commit(live.request_id, ids)
+        if live.is_forced:
+            self._moved[live.request_id] = live
+        if live.methods:
+            live.pending += ids
+            self._ready[live.request_id] = live
         if not live.waiting:
             return
         agreed, left, parents = descend(live.waiting, live.parents, ids)
@@ -240,11 +256,11 @@ class Proposer:
         if live.ahead:  # as good as verified
             num = len(ids) if live.parents is not None else min(len(ids), len(live.waiting))
             self._rates_of(live, live.source).observe(num, agreed, live.confidence)
-        if live.ahead and live.tally is not None:
             live.ahead = False
-            live.tally.ahead_hits += hit
-            live.tally.ahead_misses += not hit
-            self.tally.add("spec_ahead_hits" if hit else "spec_ahead_misses")
+            if live.tally is not None and live.source != FORCED:
+                live.tally.ahead_hits += hit
+                live.tally.ahead_misses += not hit
+                self.tally.add("spec_ahead_hits" if hit else "spec_ahead_misses")
         if hit:
             live.waiting, live.parents = left, parents
             live.confidence = live.confidence[agreed:] if live.confidence is not None else None
@@ -258,9 +274,14 @@ class Proposer:
         self._offering.pop(live.request_id, None)
 
     def propose(self) -> list[Drafts]:
-        """Ask for drafts for every request that committed something; the first method with an answer has it."""
+        """Ask for drafts for every request that committed something; the first method with an answer has it.
+
+        Forced tokens come first; a later proposal for the same request is one that may go further: see ``fitting``.
+        """
+        moved, self._moved = self._moved, {}
+        forced = forced_drafts(self._grammars, moved.values()) if self._grammars is not None and moved else []
         if not self._ready or not self._policy.wants_drafts:
-            return []
+            return forced
         asked = [live for live in self._ready.values() if live.num_left > 1]
         self._ready.clear()
         for live in asked:
@@ -277,18 +298,26 @@ class Proposer:
             for method in list(self._methods):
                 batch = batches.get(method.name)
                 if batch:
-                    answers += self._ask(method, batch, answers)
+                    answers += self._ask(method, batch, answers, forced)
             found = {drafts.request_id for drafts in answers}
             place += 1
             asked = [live for live in asked if live.request_id not in found and place < len(live.methods)]
-        return answers
+        return forced + answers
 
-    def _ask(self, method: Method, batch: list[Live], answers: Sequence[Drafts]) -> list[Drafts]:
-        """``answers`` are those of the methods before it, to other requests."""
+    def _ask(
+        self, method: Method, batch: list[Live], answers: Sequence[Drafts], forced: Sequence[Drafts]
+    ) -> list[Drafts]:
+        """``answers`` are those of the methods before it, to other requests. For ``forced`` ones no step waits."""
         began_s = self._clock()
-        depths = {live.request_id: min(live.most, live.num_left - 1) for live in batch}
         if self._guard(method, lambda s: s.cost(1, 1), 0.0) >= _SLOW_S:
-            depths = self._worth_asking(method, batch, depths, answers, began_s)
+            served = {drafts.request_id for drafts in forced}
+            batch = [live for live in batch if live.request_id not in served]
+            if not batch:
+                return []
+            depths = {live.request_id: min(live.most, live.num_left - 1) for live in batch}
+            depths = self._worth_asking(method, batch, depths, [*forced, *answers], began_s)
+        else:
+            depths = {live.request_id: min(live.most, live.num_left - 1) for live in batch}
         asks = [
             ProposeReq(
                 live.request_id,
@@ -347,9 +376,14 @@ class Proposer:
         self.tally.values[f"spec_disabled_state/{method.name}_cost"] = float(not depths)
         return depths
 
-    def trimmed(self, drafts: Drafts) -> Drafts:
-        """``drafts`` as the core may have them: see ``trim``."""
-        return drafts if self.trim is None or drafts.draft_q is not None else self.trim.shorten(drafts)
+    def fitting(self, drafts: Drafts) -> Drafts:
+        """``drafts`` as the core may have them: within their grammar, and only where they beat forced tokens."""
+        if self._grammars is None or drafts.source == FORCED:
+            return drafts
+        if drafts.draft_q is None:
+            drafts = self._grammars.shorten(drafts)
+        live = self._live.get(drafts.request_id)
+        return drafts if live is None else unless_forced(drafts, live)
 
     def landed(self, drafts: Drafts, left: list[int]) -> None:
         """The core was offered ``drafts`` and keeps ``left`` of them behind what is committed; [] = none."""
@@ -359,7 +393,7 @@ class Proposer:
         if (wait := self._waits.get(drafts.source)) is not None:
             wait.landed_s = self._clock()
         if not left:
-            if live.tally is not None and drafts.token_ids:
+            if live.tally is not None and drafts.token_ids and drafts.source != FORCED:
                 live.tally.num_stale += 1
             return
         live.waiting = left[: live.most]
@@ -377,7 +411,11 @@ class Proposer:
         if not self._offering:
             return NONE
         offers = [
-            Offer(live.request_id, self._rates_of(live, live.source).survival(len(live.waiting), live.confidence))
+            Offer(
+                live.request_id,
+                self._rates_of(live, live.source).survival(len(live.waiting), live.confidence),
+                live.source == FORCED,
+            )
             for live in self._offering.values()
         ]
         return self._policy.choose(offers, self._load())
@@ -392,7 +430,8 @@ class Proposer:
     def sent(self, plan: StepPlan) -> None:
         """A plan went to the target."""
         now_s = self._clock()
-        num_offers, num_taken, num_prompt_rows = len(self._offering), 0, 0
+        num_offers = sum(live.source != FORCED for live in self._offering.values())
+        num_taken, num_prompt_rows = 0, 0
         for row in plan.rows:
             live = self._live.get(row.request_id)
             if row.num_tokens > 1 or not row.yields:

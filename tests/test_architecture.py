@@ -58,7 +58,7 @@ NO_TORCH = [
     "paceline", "paceline.engine.types", "paceline.engine.errors", "paceline.engine.config", "paceline.engine.sizing",
     "paceline.engine.plugins", "paceline.engine.core.scheduler", "paceline.engine.store.resolve",
     "paceline.engine.store.card", "paceline.spec_decode.base", "paceline.spec_decode.adapt",
-    "paceline.spec_decode.proposer", "paceline.spec_decode.grammar_trim", "paceline.spec_decode.speculators.ngram",
+    "paceline.spec_decode.proposer", "paceline.spec_decode.grammar_drafts", "paceline.spec_decode.speculators.ngram",
     "paceline.spec_decode.speculators.suffix", "paceline.spec_decode.speculators.medusa",
     "paceline.spec_decode.speculators.eagle", "paceline.actors.speculation", "paceline.actors.messages",
     "paceline.actors.supervisor", "paceline.actors.tokenizer", "paceline.actors.scheduler", "paceline.actors.client",

@@ -4,6 +4,7 @@ Reads one ``GrammarWish`` a line as JSON, answers with one ``Verdict`` a line, e
 state, no keys and no model; ``grammar_check.py`` starts it, times it and kills it.
 """
 
+import os
 import sys
 import time
 from typing import Any
@@ -79,6 +80,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     except (ImportError, ValueError):
         pass  # not every system has it; the time is bounded everywhere
+    os.nice(10)  # the engine's work is not to wait for a schema
     decoder = msgspec.json.Decoder(GrammarWish)
     for line in sys.stdin.buffer:
         sys.stdout.buffer.write(msgspec.json.encode(judge(decoder.decode(line))) + b"\n")

@@ -5,6 +5,9 @@ within one call. Its state is a function of the grammar and the output, so a req
 fed its output again. Knows nothing of logits, steps or schemas: a grammar is text that the gateway has compiled before.
 """
 
+import contextlib
+import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -42,6 +45,19 @@ class Grammars:
     def constraint(self, grammar: str, output_ids: Sequence[int] = ()) -> "Constraint":
         """Where a request stands that has ``output_ids`` so far. Costs nothing: it is compiled when it is asked."""
         return Constraint(self, grammar, output_ids)
+
+    def is_kept(self, grammar: str) -> bool:
+        """Is it compiled already?"""
+        with self._lock:
+            return grammar in self._kept
+
+    def fault(self, grammar: str) -> str:
+        """Have it compiled; why it cannot be, empty = it is."""
+        try:
+            self.compile(grammar)
+        except GrammarError as e:
+            return str(e)
+        return ""
 
     def compile(self, grammar: str) -> "LLMatcher":
         """A matcher at the beginning of ``grammar``, the caller's own.
@@ -132,9 +148,7 @@ class Constraint:
                     fill_next_token_bitmask(matcher, bits, 1 + node)
                 _take_back(matcher, num_fed)
         if matcher.is_error():
-            raise GrammarError(
-                f"the grammar is too complex here: {first_line(matcher.get_error())}; send a simpler one"
-            )
+            raise _too_complex(matcher)
 
     def allowed(self, draft_ids: Sequence[int], parents: Sequence[int] | None) -> list[int]:
         """Which drafts are behind the output and their ancestors what the grammar allows: indices, in order.
@@ -156,6 +170,20 @@ class Constraint:
             _take_back(matcher, num_fed)
         return found
 
+    def forced(self, most: int) -> list[int]:
+        """The only tokens that can follow the output, ``most`` at most; [] where there is a choice, or nothing follows.
+
+        Written as the tokenizer would write that text. The masks allow nothing else.
+
+        Raises:
+            GrammarError: see ``fill``.
+        """
+        matcher = self._up_to_date()
+        ids = matcher.compute_ff_tokens()[:most]
+        if matcher.is_error():
+            raise _too_complex(matcher)
+        return ids
+
     def _up_to_date(self) -> "LLMatcher":
         if self._matcher is None:
             self._matcher = self._grammars.compile(self._grammar)
@@ -166,6 +194,17 @@ class Constraint:
                 raise GrammarError(f"output token {self._due[fed]} does not fit the grammar; send the request again")
             self._due = []
         return self._matcher
+
+
+def step_aside() -> None:
+    """Let the calling thread, which compiles, have what time all others leave, on systems that know such threads."""
+    if sys.platform == "linux":  # elsewhere a priority is the whole process's
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+def _too_complex(matcher: "LLMatcher") -> GrammarError:
+    return GrammarError(f"the grammar is too complex here: {first_line(matcher.get_error())}; send a simpler one")
 
 
 def _take_back(matcher: "LLMatcher", num_tokens: int) -> None:

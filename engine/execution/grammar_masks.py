@@ -78,9 +78,10 @@ def mask_logits(logits: torch.Tensor, places: Sequence[int], bits: np.ndarray) -
     """Row ``places[i]`` of ``logits`` fp32 [S, V], in place: -inf where ``bits[i]``, int32 [N, >= V / 32], has a 0."""
     width = logits.shape[1]
     if logits.is_cpu:
-        refused = torch.from_numpy(np.unpackbits((~bits).view(np.uint8), axis=1, count=width, bitorder="little"))
-        for place, line in zip(places, refused.view(torch.bool), strict=True):
-            logits[place].masked_fill_(line, -torch.inf)
+        refused = np.unpackbits((~bits).view(np.uint8), axis=1, count=width, bitorder="little").view(np.bool_)
+        rows = logits.numpy()  # torch would wake its threads for each row, and wait for the slowest
+        for place, line in zip(places, refused, strict=True):
+            np.copyto(rows[place], -np.inf, where=line)
         return
     shifts = torch.arange(32, dtype=torch.int32, device=logits.device)  # an eighth of the bytes cross to the device
     words = torch.from_numpy(bits).to(logits.device)

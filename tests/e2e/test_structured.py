@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from server import Server
-from wire_client import eventually, metrics, post, ready, together
+from wire_client import eventually, get, metrics, post, ready, together
 
 from paceline.engine.errors import PacelineError
 from paceline.engine.store.resolve import locate
@@ -40,6 +42,7 @@ NESTED = {
 ROWS = {"type": "array", "items": {"type": "array", "items": {"type": "integer", "maximum": 9, "minimum": 0},
                                    "minItems": 2, "maxItems": 2}, "minItems": 3, "maxItems": 3}  # fmt: skip
 BASE = ["-s", "target.max_model_len=1024", "-s", "cache.num_blocks=512"]
+OWN_SCHEMAS = Path(__file__).resolve().parents[2] / "benchmarks" / "data" / "schemas.json"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def plain(serve: Any) -> Iterator[Server]:
         locate("smollm2:135m", download=False)
     except PacelineError as e:
         pytest.skip(f"make fetch first: {e}")
-    with serve(model="smollm2:135m", base=BASE) as server:
+    with serve("-s", "speculation.forced_tokens=false", model="smollm2:135m", base=BASE) as server:
         yield server
 
 
@@ -136,10 +139,39 @@ def test_valid_always_and_the_same_with_speculation(plain: Server, speculating: 
     eventually(lambda: ready(speculating.url)["free_blocks"] == 512)
 
 
-def test_logprobs_and_several_choices(speculating: Server) -> None:
+def forced_tokens(server: Server) -> tuple[float, float]:
+    """Drafted and accepted so far."""
+    text = get(f"{server.url}/metrics")[1].decode()
+    found = [re.search(rf'^paceline_spec_{what}_total{{.*method="grammar".*}} (.+)$', text, re.MULTILINE)
+             for what in ("draft_tokens", "accepted_tokens")]  # fmt: skip
+    drafted, accepted = (float(match[1]) if match else 0.0 for match in found)
+    return drafted, accepted
+
+
+@pytest.mark.parametrize("name", ["flat", "pattern", "one-of", "unicode"])
+def test_schemas_of_the_benchmark_are_obeyed_and_tokens_without_a_choice_are_jumped_over(
+    plain: Server, speculating: Server, name: str
+) -> None:
+    entry = next(entry for entry in json.loads(OWN_SCHEMAS.read_text()) if entry["name"] == name)
+    say = {"messages": [{"role": "user", "content": entry["prompt"]}], "max_tokens": 200}
+    shape = {"structured_outputs": {"json": entry["schema"], "disable_any_whitespace": True}}
+    bodies = [say | shape | {"temperature": 0.8 if seed else 0.0, "seed": seed} for seed in range(3)]
+    drafted, accepted = forced_tokens(speculating)
+    told = [choice["message"]["content"] for choice in texts(plain, bodies)]
+    assert [choice["message"]["content"] for choice in texts(speculating, bodies)] == told
+    for text in told:
+        jsonschema.validate(json.loads(text), entry["schema"], jsonschema.Draft202012Validator)
+    assert forced_tokens(plain) == (0, 0)
+    eventually(lambda: forced_tokens(speculating)[1] > accepted + 5)
+    now_drafted, now_accepted = forced_tokens(speculating)
+    assert now_accepted - accepted == now_drafted - drafted, "a forced token is what the masks allow"
+
+
+def test_logprobs_and_several_choices(plain: Server, speculating: Server) -> None:
     body = work()[0][0] | {"n": 3, "temperature": 1.0, "seed": 5, "logprobs": True, "top_logprobs": 2}
     code, answer = post(f"{speculating.url}/v1/chat/completions", body)
     assert code == 200
+    assert post(f"{plain.url}/v1/chat/completions", body)[1]["choices"] == answer["choices"]
     assert all(is_person(json.loads(c["message"]["content"])) for c in answer["choices"])
     assert len({c["message"]["content"] for c in answer["choices"]}) > 1
     for choice in answer["choices"]:

@@ -22,7 +22,7 @@ from paceline.engine.types import SamplingParams, SpeculationControl, Speculatio
 from paceline.spec_decode.adapt import Fixed, Policy
 from paceline.spec_decode.base import Context, ProposeReq, StepBudget
 from paceline.spec_decode.goodput import Goodput
-from paceline.spec_decode.grammar_trim import GrammarTrim
+from paceline.spec_decode.grammar_drafts import GrammarDrafts
 from paceline.spec_decode.live import Method
 from paceline.spec_decode.proposer import Proposer
 from paceline.spec_decode.speculators.suffix import Config as SuffixConfig
@@ -164,12 +164,12 @@ def test_speculation_that_is_off_keeps_two_plans_in_flight() -> None:
     assert "spec_propose/suffix" not in proposer.tally.take_samples()
 
 
-def make(policy: Policy, **settings: Any) -> Proposer:
+def make(policy: Policy, grammars: GrammarDrafts | None = None, **settings: Any) -> Proposer:
     from paceline.spec_decode.speculators import suffix
 
     context = Context(vocab_size=100, max_model_len=500, max_num_seqs=8, max_draft_tokens=4)
-    speculator = suffix.build(suffix.Config(**settings), context)
-    return Proposer([Method("suffix", speculator)], policy, StepCosts(), 4, clock=lambda: 0.0)
+    methods = [Method("suffix", suffix.build(suffix.Config(**settings), context))]
+    return Proposer(methods, policy, StepCosts(), 4, lambda: 0.0, grammars=grammars, forced_tokens=True)
 
 
 def play(proposer: Proposer, step: int, name: str, ids: list[int], drafts: list[int] | None = None) -> None:
@@ -234,18 +234,30 @@ def test_nothing_is_proposed_for_a_request_that_has_ended_before_it_is_reported(
     assert proposer.report("r", is_last=True) is None
 
 
+class OfOne(GrammarDrafts):
+    """Allows one draft, and forces what it is told."""
+
+    def __init__(self, forces: Sequence[int] = ()) -> None:
+        super().__init__(Grammars(lambda: None))  # type: ignore[arg-type,return-value]
+        self.forces = list(forces)
+
+    def open(self, request_id: str, grammar: str, length: int, output_ids: Sequence[int]) -> None:
+        pass
+
+    def shorten(self, drafts: Drafts) -> Drafts:
+        return msgspec.structs.replace(drafts, token_ids=drafts.token_ids[:1])
+
+    def forced(self, request_id: str, length: int, most: int) -> list[int]:
+        return self.forces[:most]
+
+
 def test_a_grammar_may_shorten_drafts_but_not_those_drawn_from_a_law() -> None:
     proposer = make(Fixed(4))
     sure, drawn = Drafts("r", 0, 3, [5, 6]), Drafts("r", 0, 3, [5, 6], draft_q=[([5], [1.0]), ([6], [1.0])])
-    assert proposer.trimmed(sure) is sure
-
-    class OfOne(GrammarTrim):
-        def shorten(self, drafts: Drafts) -> Drafts:
-            return msgspec.structs.replace(drafts, token_ids=drafts.token_ids[:1])
-
-    proposer.trim = OfOne(Grammars(lambda: None))  # type: ignore[arg-type,return-value]
-    assert proposer.trimmed(sure).token_ids == [5]
-    assert proposer.trimmed(drawn) is drawn
+    assert proposer.fitting(sure) is sure
+    proposer = make(Fixed(4), grammars=OfOne())
+    assert proposer.fitting(sure).token_ids == [5]
+    assert proposer.fitting(drawn) is drawn
 
 
 def test_a_request_is_told_why_nothing_more_was_drafted() -> None:

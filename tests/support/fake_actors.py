@@ -30,6 +30,8 @@ from paceline.actors.messages import (
     Added,
     Admitted,
     CallFailed,
+    Compile,
+    Compiled,
     Detokenize,
     Generate,
     Hello,
@@ -125,6 +127,8 @@ class FakeTarget(Actor):
         match message:
             case StepPlan():
                 await self.steps.put(message)
+            case Compile():
+                self.mailbox.send(sender, Compiled(message.key, "it is none" if message.grammar == "none" else ""))
             case ActorLost() if message.actor == "scheduler":
                 while not self.steps.empty():
                     self.steps.get_nowait()

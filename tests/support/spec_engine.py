@@ -18,6 +18,7 @@ from paceline.actors.messages import Add, Added, Hello
 from paceline.actors.scheduler import SchedulerActor
 from paceline.engine.config import Config, Speculation
 from paceline.engine.core.plan import RequestOutput, StepPlan, StepResult
+from paceline.engine.execution.grammar import Grammars
 from paceline.engine.execution.kv_pool import allocate
 from paceline.engine.execution.runner import Runner
 from paceline.engine.types import SamplingParams
@@ -34,6 +35,7 @@ class RunnerTarget(FakeTarget):
 
     model: Any = None
     make_observer: Any = staticmethod(lambda: None)
+    grammars: Grammars | None = None
     block_size = 4
     step_s = 0.01
 
@@ -41,7 +43,7 @@ class RunnerTarget(FakeTarget):
         await super().start()
         kv = allocate(self.model.config, self.num_blocks, self.block_size, torch.float32)
         self.observer = self.make_observer()
-        self.runner = Runner(self.model, kv, coupled.build(), observer=self.observer)
+        self.runner = Runner(self.model, kv, coupled.build(), observer=self.observer, grammars=self.grammars)
         self.num_steps = 0
 
     def hello(self) -> Hello:
@@ -74,12 +76,18 @@ class Engine(Simulation):
         drafter: Any = None,
         mischief: int | None = None,
         make_observer: Any = lambda: None,
+        grammars: Grammars | None = None,
     ) -> None:
         super().__init__(faults, settings=settings)
         target = type(
             "Target",
             (RunnerTarget,),
-            {"model": model or ToyModel(), "num_blocks": num_blocks, "make_observer": staticmethod(make_observer)},
+            {
+                "model": model or ToyModel(),
+                "num_blocks": num_blocks,
+                "make_observer": staticmethod(make_observer),
+                "grammars": grammars,
+            },
         )
         self.roles: dict[str, type[Actor]] = {"scheduler": SchedulerActor, "target": target}
         if drafter is not None:

@@ -1,7 +1,9 @@
-"""Drafts cut to what their request's grammar allows, before a step is spent on verifying them. No torch.
+"""What a request's grammar says of its drafts: those it forces, and those it forbids. No torch.
 
-The target masks every position of a draft, so nothing of the text depends on this: a request whose grammar is not
-compiled yet, or fails here, keeps its drafts as they are. The matchers are this file's own, fed what was committed.
+Forced tokens are drafts that cost nothing to find. Forbidden ones are left out before a step is spent on them. The
+target masks every position of a draft, so nothing of the text depends on this: a request whose grammar is not compiled
+yet, or fails here, gets no forced tokens and keeps its drafts as they are. The matchers are this file's own, fed what
+was committed.
 """
 
 import logging
@@ -11,14 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 
 from ..engine.core.plan import Drafts
-from ..engine.execution.grammar import Constraint, GrammarError, Grammars
+from ..engine.execution.grammar import Constraint, GrammarError, Grammars, step_aside
 from ..engine.types import RequestId
 
 log = logging.getLogger(__name__)
 
 
-class GrammarTrim:
-    """A ``Trim`` by grammars. Grammars are compiled on a thread of its own, all else happens on the caller's."""
+class GrammarDrafts:
+    """Grammars of open requests. They are compiled on a thread of its own, all else happens on the caller's."""
 
     def __init__(self, grammars: Grammars) -> None:
         self._grammars = grammars
@@ -30,8 +32,8 @@ class GrammarTrim:
     def open(self, request_id: RequestId, grammar: str, length: int, output_ids: Sequence[int]) -> None:
         """A request begins, ``length`` tokens long, its output so far included."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="grammar")
-        compiled = self._pool.submit(self._compile, grammar)
+            self._pool = ThreadPoolExecutor(1, "grammar", step_aside)
+        compiled = self._pool.submit(self._grammars.fault, grammar)
         self._open[request_id] = _Standing(compiled, self._grammars.constraint(grammar, output_ids), length)
 
     def commit(self, request_id: RequestId, token_ids: Sequence[int]) -> None:
@@ -44,33 +46,46 @@ class GrammarTrim:
         """The request has ended."""
         self._open.pop(request_id, None)
 
+    def forced(self, request_id: RequestId, length: int, most: int) -> list[int]:
+        """The only tokens that can follow the ``length`` committed ones, at most ``most``; [] = a choice."""
+        constraint = self._constraint(request_id, length)
+        if constraint is None:
+            return []
+        try:
+            return constraint.forced(most)
+        except GrammarError as e:
+            self._give_up(request_id, e)
+            return []
+
     def shorten(self, drafts: Drafts) -> Drafts:
         """``drafts`` without those that cannot be accepted; as they are where that cannot be told now."""
-        standing = self._open.get(drafts.request_id)
-        if standing is None or drafts.base_len != standing.length or not standing.compiled.done():
-            return drafts
-        if not standing.compiled.result():
-            self.close(drafts.request_id)
+        constraint = self._constraint(drafts.request_id, drafts.base_len)
+        if constraint is None:
             return drafts
         try:
-            kept = standing.constraint.allowed(drafts.token_ids, drafts.parents)
-        except GrammarError as e:  # the target meets it too, and tells the client
-            log.info("drafts of request %s are not cut: %s", drafts.request_id, e)
-            self.close(drafts.request_id)
+            kept = constraint.allowed(drafts.token_ids, drafts.parents)
+        except GrammarError as e:
+            self._give_up(drafts.request_id, e)
             return drafts
         if len(kept) == len(drafts.token_ids):
             return drafts
         self.num_cut += len(drafts.token_ids) - len(kept)
         return _only(drafts, kept)
 
-    def _compile(self, grammar: str) -> bool:
-        """Whether it is there to be asked; then asking is quick."""
-        try:
-            self._grammars.compile(grammar)
-        except GrammarError as e:
-            log.info("drafts are not cut to a grammar: %s", e)
-            return False
-        return True
+    def _constraint(self, request_id: RequestId, length: int) -> Constraint | None:
+        """Where a request stands; None where it is not known here, or not at this length."""
+        standing = self._open.get(request_id)
+        if standing is None or length != standing.length or not standing.compiled.done():
+            return None
+        if fault := standing.compiled.result():
+            self._give_up(request_id, fault)
+            return None
+        return standing.constraint
+
+    def _give_up(self, request_id: RequestId, error: GrammarError | str) -> None:
+        """The target meets the same error, and tells the client."""
+        log.info("drafts of request %s know no grammar: %s", request_id, error)
+        self.close(request_id)
 
 
 class _Standing:
@@ -78,7 +93,7 @@ class _Standing:
 
     __slots__ = ("compiled", "constraint", "length")
 
-    def __init__(self, compiled: Future[bool], constraint: Constraint, length: int) -> None:
+    def __init__(self, compiled: Future[str], constraint: Constraint, length: int) -> None:
         self.compiled = compiled
         self.constraint = constraint
         self.length = length

@@ -10,7 +10,7 @@ import tiny_tokenizers
 from paceline.engine.core.plan import Drafts
 from paceline.engine.execution.grammar import Grammars
 from paceline.spec_decode.adapt import Fixed
-from paceline.spec_decode.grammar_trim import GrammarTrim
+from paceline.spec_decode.grammar_drafts import GrammarDrafts
 from paceline.spec_decode.proposer import Proposer
 from paceline.spec_decode.step_costs import StepCosts
 
@@ -27,9 +27,9 @@ def ids(text: str) -> list[int]:
     return [TEXT.encode(c, add_special_tokens=False).ids[0] for c in text]
 
 
-def opened(grammar: str, output: str = "") -> GrammarTrim:
+def opened(grammar: str, output: str = "") -> GrammarDrafts:
     """A trim with the request "r": three tokens of prompt, then ``output``."""
-    trim = GrammarTrim(Grammars(tokenizer))
+    trim = GrammarDrafts(Grammars(tokenizer))
     trim.open("r", grammar, 3 + len(output), ids(output))
     trim._open["r"].compiled.result(10)
     return trim
@@ -70,7 +70,7 @@ def test_doubt_keeps_drafts_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None
     assert opened(REGEX("[0-9]+"), "x").shorten(Drafts("r", 0, 4, ids("zz"))).token_ids == ids("zz")
 
     gate = threading.Event()
-    slow = GrammarTrim(Grammars(lambda: gate.wait(10) and tokenizer()))  # type: ignore[arg-type,return-value]
+    slow = GrammarDrafts(Grammars(lambda: gate.wait(10) and tokenizer()))  # type: ignore[arg-type,return-value]
     slow.open("r", REGEX("[0-9]+"), 3, [])
     began_s = time.monotonic()
     assert slow.shorten(wrong) is wrong and time.monotonic() - began_s < 1
@@ -87,8 +87,8 @@ def test_the_proposer_tells_it_of_requests_under_a_grammar() -> None:
     from paceline.spec_decode.speculators.suffix import Config, Suffix
 
     context = Context(vocab_size=448, max_model_len=500, max_num_seqs=8, max_draft_tokens=4)
-    proposer = Proposer([Method("suffix", Suffix(Config(), context))], Fixed(4), StepCosts(), 4)
-    trim = proposer.trim = GrammarTrim(Grammars(tokenizer))
+    trim = GrammarDrafts(Grammars(tokenizer))
+    proposer = Proposer([Method("suffix", Suffix(Config(), context))], Fixed(4), StepCosts(), 4, grammars=trim)
     proposer.open("r", ids("abc"), SamplingParams(max_tokens=9, grammar=REGEX("[0-9]+")), output_ids=ids("12"))
     proposer.open("free", ids("abc"), SamplingParams(max_tokens=9))
     assert list(trim._open) == ["r"] and trim._open["r"].length == 5
@@ -96,6 +96,6 @@ def test_the_proposer_tells_it_of_requests_under_a_grammar() -> None:
     plan = StepPlan(0, [], [], [Row("r", 0, 4, 1, 1, [], True)])
     proposer.sent(plan)
     proposer.applied(plan, StepResult(0, [RowResult("r", 0, ids("3"))]), [RequestOutput("r", 2, ids("3"))])
-    assert proposer.trimmed(Drafts("r", 0, 6, ids("4x"))).token_ids == ids("4")
+    assert proposer.fitting(Drafts("r", 0, 6, ids("4x"))).token_ids == ids("4")
     proposer.report("r", is_last=True)
     assert not trim._open
