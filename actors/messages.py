@@ -263,6 +263,15 @@ class CallFailed(Message, frozen=True):
     error: ErrorInfo
 
 
+class Part(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+    """A piece of a message that is more than text. The text of a ``call`` is the tool's name, of ``arguments`` JSON."""
+
+    kind: Literal["content", "reasoning", "call", "arguments"]
+    text: str
+    index: int = 0
+    """Of the call, from 0."""
+
+
 class TextDelta(Message, frozen=True):
     """More output of one choice. ``offset`` counts characters of output text before this one.
 
