@@ -168,6 +168,22 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     template_kwargs: dict[str, Any] = {}
 
 
+class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a chat's output is read: as reasoning, tool calls and content, in the model's own format."""
+
+    tools: list[dict[str, Any]] = []
+    """Those that may be called. With none, calls are not looked for."""
+    reads_reasoning: bool = True
+    hides_reasoning: bool = False
+    """It is looked for and left out."""
+    is_plain_json: bool = False
+    """Calls come as bare JSON objects, whatever the model's own format is."""
+    max_calls: int = 0
+    """Most calls; the output ends behind the last one. 0 = no bound."""
+    grammar_in_thought: str = ""
+    """In place of ``Sampling.grammar`` where the prompt ends within the model's reasoning."""
+
+
 class Generate(Message, frozen=True):
     """One call. Exactly one of ``prompts`` and ``chat`` is set. Choices = prompts x n, index = prompt * n + i."""
 
@@ -189,6 +205,8 @@ class Generate(Message, frozen=True):
     """Text the client expects to get."""
     until_full: bool = False
     """Without ``max_tokens``, go on until the context is full, as a chat does."""
+    reading: Reading | None = None
+    """None: the output is content as it is."""
 
 
 class AbortCall(Message, frozen=True):
@@ -273,7 +291,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=
 
 
 class TextDelta(Message, frozen=True):
-    """More output of one choice. ``offset`` counts characters of output text before this one.
+    """More output of one choice. ``offset`` counts characters told before this delta, see ``num_chars``.
 
     Exactly one delta per choice has a ``finish_reason`` and it is that choice's last.
     """
@@ -293,6 +311,20 @@ class TextDelta(Message, frozen=True):
     queue_s: float = 0.0
     speculation: SpeculationStats | None = None
     """On the last delta, where speculation ran."""
+    parts: list[Part] = []
+    """Where there is more than content: all that is new, in order. ``text`` is its content."""
+    num_reasoning: int = 0
+    """Output tokens so far that are reasoning."""
+
+    @property
+    def num_chars(self) -> int:
+        """Characters that it tells."""
+        return sum(len(p.text) for p in self.parts) if self.parts else len(self.text)
+
+    @property
+    def pieces(self) -> list[Part]:
+        """What it tells, in order."""
+        return self.parts or ([Part("content", self.text)] if self.text else [])
 
 
 # --- tokenizer <-> scheduler ------------------------------------------------------------------------------------------

@@ -40,9 +40,11 @@ from .messages import (
 )
 from .open_call import OpenCall
 from .outbox import Outbox
+from .output_format import format_of
 from .text import load_tokenizer
 from .text.convert import Converter
 from .text.prompt import Prompt, PromptEncoder, num_chars_to_encode
+from .text.response.reader import OutputReader
 from .text.sampling import SamplingResolver, Sizes
 from .text.token_bytes import TokenBytes
 
@@ -83,9 +85,14 @@ class Tokenizer(Actor):
         self._encoder = PromptEncoder(self._tokenizer, card)
         self._converter = Converter(self._tokenizer, self._encoder)
         self._resolver = SamplingResolver(self._tokenizer, card)
+        special = ((i, self._tokenizer.id_to_token(i) or "") for i in self._tokens.special_ids)
+        self._reader = OutputReader(format_of(card, self.setup.config), special)
 
     def hello(self) -> Hello:
-        detail = {"tokenizer": f"{self._tokenizer.get_vocab_size()} tokens from {self.setup.card.tokenizer.kind}"}
+        detail = {
+            "tokenizer": f"{self._tokenizer.get_vocab_size()} tokens from {self.setup.card.tokenizer.kind}",
+            "tool calls": self._reader.name,
+        }
         return msgspec.structs.replace(super().hello(), detail=detail)
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
@@ -183,7 +190,8 @@ class Tokenizer(Actor):
             InvalidRequestError: they exceed a bound.
             UnavailableError: the scheduler's mailbox is full.
         """
-        adds = call.requests(prompts, self._resolver, self._tokens, self._sizes, anyio.current_time())
+        adds = call.requests(prompts, self._resolver, self._tokens, self._sizes, anyio.current_time(),
+                             self._reader)  # fmt: skip
         for add in adds:
             self._call_of[add.request_id] = call
             call.not_added.add(add.request_id)

@@ -29,6 +29,7 @@ def read(located: Located) -> ModelCard:
         size_bytes=sum(located.sizes),
         quantization=quantization(located),
         license=card.license or (entry.license if entry else ""),
+        response_template=card.response_template,
     )
 
 

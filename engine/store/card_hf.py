@@ -57,6 +57,7 @@ def read(located: Located) -> ModelCard:
         end_ids=_end_ids(generation, config, texts, tokenizer),
         defaults={k: generation[k] for k in _SAMPLING if type(generation.get(k)) in (int, float)},
         license=_license(folder),
+        response_template=response if isinstance(response := settings.get("response_template"), dict) else None,
     )
 
 

@@ -51,3 +51,5 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str = ""
     """Such as BF16 or Q4_1, for people."""
     license: str = ""
+    response_template: dict[str, Any] | None = None
+    """How its output is to be read, in Hugging Face's format; as its files have it, unchecked."""

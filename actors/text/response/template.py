@@ -3,7 +3,7 @@
 A template is read once and refused in one line if it cannot be used; reading output by it never fails.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,8 @@ from .xml_calls import TagPattern
 
 CONTENT, REASONING, CALLS = "content", "reasoning_content", "tool_calls"
 MAX_FIELDS = 16
+_MAX_BEGUN = 32_768
+"""Characters of a prompt's end in which the message is looked for."""
 _REASONING_NAMES = ("reasoning", "thinking")
 """What some templates call it."""
 
@@ -76,11 +78,11 @@ class Field:
 
 
 class ResponseTemplate:
-    """Compiled fields by name, and where the message begins in a prompt."""
+    """Compiled fields by name, and what stands before the message in a prompt."""
 
-    def __init__(self, fields: Mapping[str, Field], anchor: Pattern) -> None:
+    def __init__(self, fields: Mapping[str, Field], anchors: Sequence[Pattern]) -> None:
         self.fields = dict(fields)
-        self.anchor = anchor
+        self.anchors = list(anchors)
         implicit = [f for f in fields.values() if f.open is None]
         if len(implicit) > 1:
             raise TemplateError(f"fields {implicit[0].name} and {implicit[1].name} both have no open: only one may")
@@ -89,7 +91,7 @@ class ResponseTemplate:
 
     def only(self, names: set[str]) -> "ResponseTemplate":
         """The same with the fields of ``names`` and the one without a beginning."""
-        return ResponseTemplate({n: f for n, f in self.fields.items() if n in names or f.open is None}, self.anchor)
+        return ResponseTemplate({n: f for n, f in self.fields.items() if n in names or f.open is None}, self.anchors)
 
     def literals(self) -> list[str]:
         """Texts that its delimiters are made of, so that none of them is taken for a control token and dropped."""
@@ -103,7 +105,7 @@ class ResponseTemplate:
 
     def behind_anchor(self, prompt: str) -> str | None:
         """What the prompt has of the message already; None where its beginning is not found."""
-        watch, rest, found = Watch([self.anchor]), prompt, None
+        watch, rest, found = Watch(self.anchors), prompt[-_MAX_BEGUN:], None
         while (one := Scanner(watch).feed(rest, is_last=True)).hit is not None:
             rest = found = one.rest
         return found
@@ -136,7 +138,7 @@ def load(spec: Any) -> ResponseTemplate:
         raise TemplateError(f"response_template: {e}") from e
     if anchor is None:
         raise TemplateError("response_template has neither start_anchor nor start_anchor_pattern; add one")
-    return ResponseTemplate(fields, anchor)
+    return ResponseTemplate(fields, [anchor])
 
 
 def _delimiter(literal: str | list[str] | None, pattern: str | None, name: str) -> Pattern | None:
