@@ -1,5 +1,7 @@
-"""One request's tokens to the deltas of one choice: detokenised, searched for stop strings, cut where they hit, and read
-as reasoning and tool calls where the call wants that."""
+"""One request's tokens to the deltas of one choice: detokenised, searched for stop strings and cut where they hit.
+
+Where the call wants that, the text is read as reasoning, tool calls and content.
+"""
 
 from collections.abc import Sequence
 

@@ -23,7 +23,6 @@ from .stream import EVENTS_TYPE, event
 from .tokenization import json_response
 from .wording import in_words_of
 
-
 _DELTAS = {
     "content": ("text_delta", "text"),
     "reasoning": ("thinking_delta", "thinking"),

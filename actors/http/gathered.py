@@ -1,7 +1,7 @@
 """What has come of an answer so far, and what all its parts have in common. No dialect, no I/O."""
 
 import time
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -26,13 +26,16 @@ class AnswerHead(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, id=self.id + request_id)
 
 
+BlockKind: TypeAlias = Literal["content", "reasoning", "call"]
+
+
 class Block:
     """A run of one kind in a message: text, reasoning, or one call of a tool with its arguments as JSON text."""
 
     __slots__ = ("index", "kind", "name", "texts")
 
-    def __init__(self, kind: Literal["content", "reasoning", "call"], index: int = 0, name: str = "") -> None:
-        self.kind = kind
+    def __init__(self, kind: BlockKind, index: int = 0, name: str = "") -> None:
+        self.kind: BlockKind = kind
         self.index = index
         """Of a call, from 0."""
         self.name = name

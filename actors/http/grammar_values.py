@@ -4,7 +4,6 @@ from typing import Literal
 
 import msgspec
 
-
 WHITESPACE = r"(\r?\n)?[ \t]{0,32}"
 """Between tokens of JSON. Bounded: small models indent for ever where they may."""
 

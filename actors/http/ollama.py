@@ -61,7 +61,8 @@ class OllamaExchange:
                 }
                 for c in calls
             ]
-        told = {"message": {"role": "assistant", "content": text} | more} if self._is_chat else {"response": text} | more
+        message = {"role": "assistant", "content": text} | more
+        told = {"message": message} if self._is_chat else {"response": text} | more
         return {"model": self._head.model, "created_at": now_text(), **told}
 
     def _logprobs(self, positions: Sequence[Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def parse_chat(body: ChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, r
     special = bool(body.add_special_tokens)  # the template writes them itself
     call = build_call(body, fields, bounds, request_id, sampling, chat=chat, add_special_tokens=special,
                       predicted=prediction(body.prediction))  # fmt: skip
-    plan = output_plan(body, choice, call.wish, bounds.format)
+    plan = output_plan(body, choice, call.wish, bounds)
     return msgspec.structs.replace(
         call,
         generate=msgspec.structs.replace(call.generate, reading=plan.reading),

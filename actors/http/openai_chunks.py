@@ -96,7 +96,7 @@ class CompletionChunks(ChunkWriter):
 
 
 class ChatChunks(ChunkWriter):
-    """Of /v1/chat/completions: first the role, then reasoning, calls and content as they come, then the finish alone."""
+    """Of /v1/chat/completions: the role, then reasoning, calls and content as they come, then the finish alone."""
 
     kind = "chat.completion.chunk"
     _plain_tail = b'},"logprobs":null,"finish_reason":null}]}\n\n'
@@ -128,7 +128,8 @@ class ChatChunks(ChunkWriter):
             case "content" | "reasoning":
                 return {part.kind: part.text}
             case "call":
-                call: dict[str, Any] = {"id": call_id(self._request_id, index, part.index), "type": "function"}
+                name = call_id(self._request_id, index, part.index)
+                call: dict[str, Any] = {"id": name, "type": "function"}
                 function = {"name": part.text, "arguments": ""}
             case _:
                 call, function = {}, {"arguments": part.text}

@@ -24,6 +24,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     max_draft_tokens: int = 0
     format: Format = msgspec.field(default_factory=lambda: resolve(""))
     """How the model writes reasoning and tool calls."""
+    marker_ids: dict[str, int] = {}
+    """Texts that are tokens of the model."""
 
 
 class ParsedCall(msgspec.Struct, frozen=True, kw_only=True):

@@ -83,6 +83,7 @@ class Service:
             speculators=config.speculation.methods,
             max_draft_tokens=config.speculation.max_draft_tokens,
             format=self.format,
+            marker_ids=self.card.marker_ids,
         )
 
     def check_model(self, name: str | None) -> None:

@@ -1,11 +1,10 @@
 """What a chat body asks of tools and reasoning: how its output is read, and which grammar makes it call a tool. Pure.
 
-``required`` and a named tool are enforced by a grammar in the way the model's family writes calls, or as plain JSON where
-it has no way that a grammar can say. A shape that is asked of the answer leaves the way to calls and reasoning open.
+``required`` and a named tool are enforced by a grammar in the way the model's family writes calls, or as plain JSON
+where it has no way that a grammar can say. A shape asked of the answer leaves the way to calls and reasoning open.
 """
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,13 +12,13 @@ import msgspec
 from ...engine.errors import InvalidRequestError
 from ..messages import Reading
 from ..text.response import formats, writing
-from ..text.response.formats import Format
 from .errors import describe
 from .grammar_values import GrammarWish
 from .grammar_wish import answer_rule, bounded
 from .limits import check_plain
 from .openai_calls import unsupported
 from .openai_fields import ChatBody
+from .parsed_call import Bounds
 
 MAX_TOOLS = 128
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
@@ -85,12 +84,13 @@ def tool_choice(body: ChatBody) -> ToolChoice:
     raise InvalidRequestError(f'{what} or {{"type": "function", "function": {{"name": ...}}}}', param="tool_choice")
 
 
-def output_plan(body: ChatBody, choice: ToolChoice, wish: GrammarWish | None, format_: Format) -> OutputPlan:
+def output_plan(body: ChatBody, choice: ToolChoice, wish: GrammarWish | None, bounds: Bounds) -> OutputPlan:
     """How the output of a body is bound and read.
 
     Raises:
         InvalidRequestError: what it asks for does not go together, or is too large.
     """
+    format_, markers = bounds.format, bounds.marker_ids
     is_forced = choice.kind in ("required", "named")
     if is_forced and wish is not None and not wish.param.startswith("response_format"):
         what = f"{wish.param} and a tool_choice that requires a call"
@@ -113,9 +113,11 @@ def output_plan(body: ChatBody, choice: ToolChoice, wish: GrammarWish | None, fo
     text, in_thought = "", ""
     if is_forced or (answer and (tools or thought is not None)):
         called = tools if how is not None else []
-        text = writing.grammar(called, how, thought, most=most, answer=answer)
+        text = writing.grammar(called, how, thought, most=most, answer=answer, markers=markers)
         if thought is not None:
-            in_thought = writing.grammar(called, how, thought, most=most, answer=answer, in_thought=True)
+            in_thought = writing.grammar(
+                called, how, thought, most=most, answer=answer, in_thought=True, markers=markers
+            )
     param = "tools" if wish is None or is_forced else wish.param
     reading = Reading(
         tools=tools,
@@ -155,7 +157,3 @@ def _check_tool(tool: Any, param: str) -> str:
             raise InvalidRequestError(f"{where} is {describe(value)}: must be {what}", param=where)
     return name
 
-
-def names_of(tools: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of checked tools."""
-    return [tool["function"]["name"] for tool in tools]

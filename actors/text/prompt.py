@@ -14,7 +14,6 @@ from ..messages import Chat, Detokenize, Generate, Tokenize
 from .chat_template import ChatTemplate, Rendered, message_text
 from .control_text import ControlText
 
-
 MAX_END_CHARS = 32_768
 """Of ``Prompt.end``."""
 

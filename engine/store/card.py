@@ -30,6 +30,7 @@ def read(located: Located) -> ModelCard:
         quantization=quantization(located),
         license=card.license or (entry.license if entry else ""),
         response_template=card.response_template,
+        marker_ids=card.marker_ids,
     )
 
 

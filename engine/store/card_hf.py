@@ -8,7 +8,7 @@ import msgspec
 
 from ..errors import BadModelFileError, StoreError
 from ..formats.headers.hf_config import model_config_from_hf
-from .card_gguf import END_TEXTS
+from .card_gguf import END_TEXTS, markers
 from .located import Located, ModelCard, TokenizerSource
 
 _MAX_JSON = 64 << 20
@@ -57,6 +57,7 @@ def read(located: Located) -> ModelCard:
         end_ids=_end_ids(generation, config, texts, tokenizer),
         defaults={k: generation[k] for k in _SAMPLING if type(generation.get(k)) in (int, float)},
         license=_license(folder),
+        marker_ids=markers((t.content, t.id, t.special) for t in tokenizer.added_tokens),
         response_template=response if isinstance(response := settings.get("response_template"), dict) else None,
     )
 

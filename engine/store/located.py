@@ -53,3 +53,5 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     license: str = ""
     response_template: dict[str, Any] | None = None
     """How its output is to be read, in Hugging Face's format; as its files have it, unchecked."""
+    marker_ids: dict[str, int] = {}
+    """Tokens that are one text whole, such as ``<tool_call>``: a grammar names them by id, not by their text."""

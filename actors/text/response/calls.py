@@ -1,4 +1,4 @@
-"""What readers of tool calls have in common: what they are asked for, what they tell, and arguments on their way out."""
+"""What readers of tool calls have in common: what they are asked for, what they tell, and how arguments go out."""
 
 import json
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -28,10 +28,13 @@ class CallReader(Protocol):
 
     state: Literal["more", "done", "failed"]
     """``failed``: it is no call, or, if one had begun, it is broken."""
-    rest: str
-    """Behind the body, or from where it failed."""
     is_closed: bool
     """Whether the closing delimiter was read, too."""
+
+    @property
+    def rest(self) -> str:
+        """Behind the body, or from where it failed."""
+        ...
 
     def feed(self, text: str, *, is_last: bool = False) -> list[CallEvent]:
         """More of the body."""

@@ -1,6 +1,6 @@
 """The body of a field, whole, as the value that its ``content`` names; and values put into shape by a ``transform``.
 
-For fields whose value is told when they close. What streams has machines of its own: ``json_calls.py``, ``xml_calls.py``.
+For fields whose value is told when they close. What streams is read by ``json_calls.py`` and ``xml_calls.py``.
 """
 
 import json

@@ -12,7 +12,7 @@ _HOW = (
 
 
 def flattened(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same conversation in messages that have text only. ``tools`` are told in the system's message, if there are."""
+    """The same conversation in messages that have text only. The system's message tells of ``tools``."""
     names: dict[str, str] = {}
     found = [_flat(message, names) for message in messages]
     if not tools:

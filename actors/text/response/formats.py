@@ -90,7 +90,7 @@ class Format:
 def families() -> tuple[Family, ...]:
     """All data files, the most particular first."""
     decoder = msgspec.json.Decoder(Family)
-    folder = resources.files(__package__).joinpath(_FOLDER)
+    folder = resources.files(__package__ or "").joinpath(_FOLDER)
     found = [decoder.decode(f.read_bytes()) for f in folder.iterdir() if f.name.endswith(".json")]
     return tuple(sorted(found, key=lambda f: (f.rank, f.names)))
 

@@ -1,7 +1,7 @@
 """Tool calls whose body is JSON: the name as soon as it is known, then the arguments as they come.
 
-Markers in strings are part of the strings. Keys come in any order; arguments before their name wait for it. Models mix up
-``arguments`` and ``parameters``, and some write the arguments as a string of JSON: both are read.
+Markers in strings are part of the strings. Keys come in any order; arguments before their name wait for it. Models mix
+up ``arguments`` and ``parameters``, and some write the arguments as a string of JSON: both are read.
 """
 
 import json

@@ -1,7 +1,7 @@
 """JSON that comes in pieces, token by token, each with its text as strict JSON; and the dialects that models write.
 
-A control character in a string, an escape that JSON has not, ``True`` and ``None``: what is meant is plain, so it is put
-right. What is not JSON in any such way ends the reading, with the rest of the text untouched.
+A control character in a string, an escape that JSON has not, ``True`` and ``None``: what is meant is plain, so it is
+put right. What is not JSON in any such way ends the reading, with the rest of the text untouched.
 """
 
 import json

@@ -5,6 +5,7 @@ stands; a call that was begun and broke off keeps what came of it. Nothing that 
 is looked at more than a bounded number of times.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from .xml_calls import XmlCalls
 
 _MIN_MARKER = 6
 """Characters of a text that nobody writes by chance."""
+_FENCE = re.compile(r"```\w*")
 _KINDS: Mapping[str, Any] = {CONTENT: "content", REASONING: "reasoning"}
 
 
@@ -46,6 +48,7 @@ class ResponseParser:
         self._reader: CallReader | None = None
         self._raw: list[str] = []  # of a call of which nothing was told yet
         self._is_bare = False  # no marker says that it is a call
+        self._has_marker = False  # what opened it is to be closed
         self._is_surplus = False  # a call beyond those that are wanted
         self._scanner = self._between(is_start=True)
         if prefix:
@@ -134,7 +137,7 @@ class ResponseParser:
     def _open(self, field: Field, hit: Hit) -> None:
         if field.name == CALLS and (reader := self._reader_of(field, hit)) is not None:
             self._field, self._reader, self._raw = field, reader, [hit.text]
-            self._is_bare = _is_bare(hit)
+            self._is_bare, self._has_marker = _is_bare(hit), bool(hit.text.strip())
         elif field.name == CALLS:
             self._put_text(hit.text)
             self._scanner = self._between()
@@ -225,7 +228,7 @@ class ResponseParser:
         rest = reader.rest
         if reader.state == "failed" and not is_begun:
             return self._give_up(rest)
-        if reader.is_closed or field.close is None:
+        if reader.is_closed or field.close is None or not self._has_marker:
             self._leave_call()
         else:  # what is left of the body ends with its marker, or with the next one
             self._scanner = Scanner(Watch([field.close, *self._openings.patterns]))
@@ -269,7 +272,8 @@ class ResponseParser:
 
 
 def _is_bare(hit: Hit) -> bool:
-    return not any(c.isalnum() for c in hit.text)
+    """A fence of code marks no call either."""
+    return not any(c.isalnum() for c in _FENCE.sub("", hit.text))
 
 
 class _Text:

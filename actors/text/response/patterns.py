@@ -1,7 +1,7 @@
 """The regular expressions of response templates, compiled for text that comes in pieces.
 
 Python's ``re`` cannot say "this may become a match", and backtracks: a template comes with a model, so neither its
-patterns nor the model's output are to be trusted with either. Here a pattern becomes a small program that ``scanner.py``
+patterns nor the model's output are to be trusted with either. Here a pattern becomes a program that ``scanner.py``
 runs over each character once. The dialect is Python's without look-behind, back-references and word boundaries; a
 look-ahead may stand at the end only. The dot matches newlines, as in the reference.
 """

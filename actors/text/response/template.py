@@ -1,4 +1,4 @@
-"""Response templates: how a family of models writes reasoning and tool calls, as data. Hugging Face's format, version 1.
+"""Response templates: how a family of models writes reasoning and tool calls, in Hugging Face's format, version 1.
 
 A template is read once and refused in one line if it cannot be used; reading output by it never fails.
 """

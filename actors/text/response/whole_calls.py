@@ -48,7 +48,7 @@ class WholeCalls:
             self.rest = (hit.text if hit is not None else "") + self.rest
         events: list[CallEvent] = []
         for name, arguments in calls:
-            events += [("begin", name), ("arguments", dumps(arguments)), ("end", "")]
+            events.extend([("begin", name), ("arguments", dumps(arguments)), ("end", "")])
         return events
 
     def _calls(self, body: str, groups: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -61,7 +61,7 @@ class XmlCalls:
         events: list[CallEvent] = []
         while self.state == "more":
             before, hit, text = self._scanner.feed(text, is_last=is_last)
-            if self._key is not None and before:
+            if self._key is not None and before and (hit is not None or not is_last):  # else a marker is cut
                 self._value(before, events)
             if hit is None:
                 break
@@ -73,7 +73,7 @@ class XmlCalls:
                 self._is_begun = True
                 events.append(("begin", self._name))
             if hit.which == 0:
-                events += [("arguments", "}" if self._keys else "{}"), ("end", "")]
+                events.extend([("arguments", "}" if self._keys else "{}"), ("end", "")])
                 self.state, self.rest, self.is_closed = "done", text, True
             else:
                 self._begin_value(hit.groups.get("key", ""), events)
