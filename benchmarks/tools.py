@@ -6,7 +6,8 @@
 
 canitoolcall (Apache-2.0) gets an environment of its own in the cache. Its checks judge what we read: each output whole,
 and in pieces of one to eight characters, which is harder than the pieces of tokens that it judges others by. Outputs of
-a family that we have no format for count as unsupported. Exit status 1 if anything differs between stream and whole.
+a family that we have no format for count as unsupported. Exit status 1 if a stream differs from the whole answer, or if
+the server refuses.
 """
 
 import argparse
@@ -136,6 +137,10 @@ def probe(folder: Path, url: str, model: str, timeout_s: float) -> dict[str, Any
     return json.loads(done.stdout) if done.stdout else {}
 
 
+def _is_unequal(outcome: dict[str, Any]) -> bool:
+    return outcome["check"] == "stream_equals_nonstream" and outcome["status"] == "fail"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="of a running server; without one only the recorded outputs are read")
@@ -157,8 +162,8 @@ def main() -> int:
         told = probe(args.folder, args.url, args.model or "", args.timeout)
     if args.json:
         save(args.json, {"recorded": {k: dict(v) for k, v in found.items()}, "unequal": unequal, "probe": told})
-    modes = [o for o in told.get("outcomes", []) if o["check"] == "stream_equals_nonstream" and o["status"] == "fail"]
-    return 1 if unequal or modes else 0
+    bad = [o for o in told.get("outcomes", []) if o["status"] == "error" or _is_unequal(o)]
+    return 1 if unequal or bad or (args.url and not told) else 0
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def test_the_official_client_streams_what_the_whole_answer_says(served: Server) 
             deltas = [e.arguments_delta for e in stream if e.type == "tool_calls.function.arguments.delta"]
             streamed = stream.get_final_completion().choices[0]
         whole = client.chat.completions.create(**fields).choices[0]
-    assert len(deltas) > 3 and streamed.finish_reason == whole.finish_reason == "stop"
+    assert len(deltas) > 1 and streamed.finish_reason == whole.finish_reason == "stop"
     (first,), (second,) = streamed.message.tool_calls or [], whole.message.tool_calls or []
     assert isinstance(second.function.arguments, str) and "".join(deltas) == second.function.arguments  # pyright: ignore
     assert first.function.arguments == second.function.arguments  # pyright: ignore[reportAttributeAccessIssue]
@@ -84,11 +84,12 @@ def test_the_other_dialects_require_calls_too(served: Server) -> None:
     check("get_weather", response["output"][-1]["arguments"])
 
 
-def test_results_go_back_and_the_first_call_ends_the_answer(served: Server) -> None:
+def test_results_go_back_and_nothing_stays_held(served: Server) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
     messages = [*ASK, {"role": "assistant", "tool_calls": [call]},
                 {"role": "tool", "tool_call_id": "call_1", "content": "It rains."}]  # fmt: skip
-    body = {"messages": messages, "tools": [WEATHER], "max_tokens": 16, "temperature": 0}
+    body = {"messages": messages, "tools": [WEATHER], "tool_choice": "none", "max_tokens": 16}
     status, answer = post(f"{served.url}/v1/chat/completions", body)
-    assert status == 200 and answer["choices"][0]["message"]["content"] is not None
+    assert status == 200 and isinstance(answer["choices"][0]["message"]["content"], str)
+    assert "tool_calls" not in answer["choices"][0]["message"]
     eventually(lambda: ready(served.url)["free_blocks"] == ready(served.url)["total_blocks"], 10)
