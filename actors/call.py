@@ -47,7 +47,7 @@ class Call:
             if item.offset > expected:
                 self.fail(ActorError(f"text of choice {item.index} is missing after character {expected}; try again"))
                 return
-            self._num_chars[item.index] = expected + len(item.text)
+            self._num_chars[item.index] = expected + item.num_chars
             if item.finish_reason is not None:
                 self._ends.add(item.index)
                 self.num_open -= 1
@@ -103,6 +103,7 @@ def joined(first: TextDelta, second: TextDelta) -> TextDelta:
         prompt_logprobs=first.prompt_logprobs if first.prompt_logprobs is not None else second.prompt_logprobs,
         num_cached=max(first.num_cached, second.num_cached),
         queue_s=max(first.queue_s, second.queue_s),
+        parts=[*first.pieces, *second.pieces] if first.parts or second.parts else [],
     )
 
 

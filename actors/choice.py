@@ -1,11 +1,15 @@
-"""One request's tokens to the text deltas of one choice: detokenised, searched for stop strings, cut where they hit."""
+"""One request's tokens to the deltas of one choice: detokenised, searched for stop strings and cut where they hit.
+
+Where the call wants that, the text is read as reasoning, tool calls and content.
+"""
 
 from collections.abc import Sequence
 
 from ..engine.core.plan import RequestOutput, TokenLogprobs
 from ..engine.types import FinishReason, RequestId
-from .messages import PositionLogprobs, Sampling, TextDelta, TextLogprob
+from .messages import Part, PositionLogprobs, Reading, Sampling, TextDelta, TextLogprob
 from .text.detokenize import Detokenizer
+from .text.response.parser import ResponseParser
 from .text.stop_strings import StopStrings
 from .text.token_bytes import TokenBytes
 
@@ -28,6 +32,9 @@ class Choice:
         *,
         prompt_logprobs: bool,
         return_token_ids: bool,
+        parser: ResponseParser | None = None,
+        reading: Reading | None = None,
+        kept_ids: frozenset[int] = frozenset(),
     ) -> None:
         self.request_id = request_id
         self.is_done = False
@@ -35,7 +42,13 @@ class Choice:
         self._call_id = call_id
         self._index = index
         self._tokens = tokens
-        self._detokenizer = Detokenizer(tokens, prompt_ids, skip_special_tokens=sampling.skip_special_tokens)
+        self._detokenizer = Detokenizer(
+            tokens, prompt_ids, skip_special_tokens=sampling.skip_special_tokens,
+            kept_ids=kept_ids if parser is not None else frozenset(),
+        )  # fmt: skip
+        self._parser = parser
+        self._hides_reasoning = reading is not None and reading.hides_reasoning
+        self._num_reasoning = 0
         self._stops = StopStrings(sampling.stop, include=sampling.include_stop_str_in_output)
         self._sampling = sampling
         self._wants_prompt_logprobs = prompt_logprobs
@@ -67,18 +80,23 @@ class Choice:
         is_first = self._num_tokens == 0
         if is_first:
             self._num_cached, self._queue_s = output.num_cached, output.queue_s
-        text, num_taken = self._read(token_ids, output)
+        parts, shown = self._read(token_ids, output)
+        num_taken, text = len(shown), "".join(p.text for p in parts if p.kind == "content")
+        parts = [] if all(p.kind == "content" for p in parts) else parts
         hit = self._stops.hit
-        self.is_done = hit is not None or output.finish_reason is not None
+        is_over = hit is not None or (self._parser is not None and self._parser.is_over)
+        self.is_done = is_over or output.finish_reason is not None
         token_ids = token_ids[:num_taken]
         logprobs = None
         if output.logprobs is not None and self._sampling.logprobs is not None:
-            logprobs = [self._position(t) for t in output.logprobs[known : known + num_taken]]
+            told = zip(output.logprobs[known : known + num_taken], shown, strict=False)
+            logprobs = [self._position(t) for t, is_shown in told if is_shown]
         prompt_logprobs = self._prompt_logprobs(output)
-        if not (text or self.is_done or is_first or logprobs or prompt_logprobs or self._return_token_ids):
+        if not (text or parts or self.is_done or is_first or logprobs or prompt_logprobs or self._return_token_ids):
             return None
-        offset, self._num_chars = self._num_chars, self._num_chars + len(text)
-        finish_reason: FinishReason | None = "stop" if hit is not None else output.finish_reason
+        num_chars = sum(len(p.text) for p in parts) if parts else len(text)
+        offset, self._num_chars = self._num_chars, self._num_chars + num_chars
+        finish_reason: FinishReason | None = "stop" if is_over else output.finish_reason
         return TextDelta(
             self._call_id,
             self._index,
@@ -89,29 +107,50 @@ class Choice:
             logprobs,
             prompt_logprobs,
             finish_reason,
-            hit if hit is not None else output.stop_reason,
+            hit if hit is not None else None if is_over else output.stop_reason,
             self._num_cached,
             self._queue_s,
             output.speculation if self.is_done else None,
             output.embedding,
+            parts,
+            self._num_reasoning,
         )
 
-    def _read(self, token_ids: list[int], output: RequestOutput) -> tuple[str, int]:
-        """The text of the new tokens up to a stop string, and how many tokens that took."""
+    def _read(self, token_ids: list[int], output: RequestOutput) -> tuple[list[Part], list[bool]]:
+        """What the new tokens say up to a stop string; and of each token that this took, whether it may be shown."""
         # A token that ended the request is counted and reported, but is no text unless the client wants its stops.
         has_end = output.finish_reason == "stop" and not self._sampling.include_stop_str_in_output
         last = len(token_ids) - 1 if has_end else len(token_ids)
-        pieces: list[str] = []
+        parts: list[Part] = []
+        shown: list[bool] = []
         for i, token_id in enumerate(token_ids):
             self._num_tokens += 1
-            if i != last:
-                pieces.append(self._search(self._detokenizer.feed(token_id)))
-            if self._stops.hit is not None:
-                return "".join(pieces), i + 1
-        if output.finish_reason is not None:
-            pieces.append(self._search(self._detokenizer.flush()))
-            pieces.append(self._stops.flush())
-        return "".join(pieces), len(token_ids)
+            text = self._search(self._detokenizer.feed(token_id)) if i != last else ""
+            shown.append(self._take(text, parts, is_token=i != last))
+            if self._stops.hit is not None or (self._parser is not None and self._parser.is_over):
+                break
+        if self._stops.hit is not None or output.finish_reason is not None:
+            if self._stops.hit is None:
+                self._take(self._search(self._detokenizer.flush()) + self._stops.flush(), parts, is_token=False)
+            if self._parser is not None:
+                parts += self._kept(self._parser.finish())
+        return parts, shown
+
+    def _take(self, text: str, parts: list[Part], *, is_token: bool) -> bool:
+        """Read the text of one token; False if it is reasoning that is not to be shown."""
+        if self._parser is None:
+            if text:
+                parts.append(Part("content", text))
+            return True
+        is_reasoning = self._parser.is_reasoning
+        if text:
+            parts += self._kept(self._parser.feed(text))
+        is_reasoning = is_token and (is_reasoning or self._parser.is_reasoning)
+        self._num_reasoning += is_reasoning
+        return not (is_reasoning and self._hides_reasoning)
+
+    def _kept(self, parts: list[Part]) -> list[Part]:
+        return [p for p in parts if p.kind != "reasoning"] if self._hides_reasoning else parts
 
     def _search(self, text: str) -> str:
         """Look for stop strings, but not in the text of the first ``min_tokens`` tokens."""

@@ -47,6 +47,8 @@ SERVER_FLAGS = (
     Flag("--max-logprobs", "server.max_logprobs", int),
     Flag("--shutdown-timeout", "server.shutdown_timeout_s", float),
     Flag("--uvicorn-log-level", "server.log_level", str),
+    Flag("--tool-call-parser", "server.tool_call_parser", str),
+    Flag("--reasoning-parser", "server.reasoning_parser", str),
 )
 
 # vLLM flags that change nothing here -> why. With a value, and without one.
@@ -57,15 +59,13 @@ NOTED_VALUES = {
     "--download-dir": "set HF_HOME or PACELINE_HOME instead",
     "--tokenizer": "the model's own tokenizer is used",
     "--swap-space": "preempted requests are recomputed, nothing is swapped",
-    "--tool-call-parser": "tool calls are not parsed in this version",
-    "--reasoning-parser": "reasoning is not parsed in this version",
     "--otlp-traces-endpoint": "traces are not sent in this version",
     "--distributed-executor-backend": "processes are always our own actors",
 }
 NOTED_SWITCHES = {
     "--enforce-eager": "there are no graphs to switch off",
     "--enable-chunked-prefill": "prompts are always computed in chunks",
-    "--enable-auto-tool-choice": "tool calls are not parsed in this version",
+    "--enable-auto-tool-choice": "tool calls are always read where a request has tools",
     "--disable-log-requests": "requests are not logged",
     "--no-enable-log-requests": "requests are not logged",
     "--per-request-spec-decode-metrics": "answers always tell what speculation did",

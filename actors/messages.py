@@ -176,6 +176,22 @@ class Embed(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """0 = the model's own."""
 
 
+class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a chat's output is read: as reasoning, tool calls and content, in the model's own format."""
+
+    tools: list[dict[str, Any]] = []
+    """Those that may be called. With none, calls are not looked for."""
+    reads_reasoning: bool = True
+    hides_reasoning: bool = False
+    """It is looked for and left out."""
+    is_plain_json: bool = False
+    """Calls come as bare JSON objects, whatever the model's own format is."""
+    max_calls: int = 0
+    """Most calls; the output ends behind the last one. 0 = no bound."""
+    grammar_in_thought: str = ""
+    """In place of ``Sampling.grammar`` where the prompt ends within the model's reasoning."""
+
+
 class Generate(Message, frozen=True):
     """One call. Exactly one of ``prompts`` and ``chat`` is set. Choices = prompts x n, index = prompt * n + i."""
 
@@ -199,6 +215,8 @@ class Generate(Message, frozen=True):
     """Without ``max_tokens``, go on until the context is full, as a chat does."""
     embed: Embed | None = None
     """Each choice is one vector, in its only delta; of ``sampling`` nothing is read."""
+    reading: Reading | None = None
+    """None: the output is content as it is."""
 
 
 class AbortCall(Message, frozen=True):
@@ -273,8 +291,17 @@ class CallFailed(Message, frozen=True):
     error: ErrorInfo
 
 
+class Part(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+    """A piece of a message that is more than text. The text of a ``call`` is the tool's name, of ``arguments`` JSON."""
+
+    kind: Literal["content", "reasoning", "call", "arguments"]
+    text: str
+    index: int = 0
+    """Of the call, from 0."""
+
+
 class TextDelta(Message, frozen=True):
-    """More output of one choice. ``offset`` counts characters of output text before this one.
+    """More output of one choice. ``offset`` counts characters told before this delta, see ``num_chars``.
 
     Exactly one delta per choice has a ``finish_reason`` and it is that choice's last.
     """
@@ -296,6 +323,20 @@ class TextDelta(Message, frozen=True):
     """On the last delta, where speculation ran."""
     embedding: bytes | None = None
     """Of a call with ``embed``: the prompt's vector, fp32, little-endian."""
+    parts: list[Part] = []
+    """Where there is more than content: all that is new, in order. ``text`` is its content."""
+    num_reasoning: int = 0
+    """Output tokens so far that are reasoning."""
+
+    @property
+    def num_chars(self) -> int:
+        """Characters that it tells."""
+        return sum(len(p.text) for p in self.parts) if self.parts else len(self.text)
+
+    @property
+    def pieces(self) -> list[Part]:
+        """What it tells, in order."""
+        return self.parts or ([Part("content", self.text)] if self.text else [])
 
 
 # --- gateway <-> scheduler --------------------------------------------------------------------------------------------

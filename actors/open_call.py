@@ -11,6 +11,7 @@ from ..engine.types import RequestId, SpeculationControl
 from .choice import Choice
 from .messages import Add, Generate, PromptInfo, TextDelta
 from .text.prompt import Prompt, param_of
+from .text.response.reader import OutputReader
 from .text.sampling import SamplingResolver, Sizes, choice_seed
 from .text.token_bytes import TokenBytes
 
@@ -35,8 +36,9 @@ class OpenCall:
         self._num_tokens_out = 0
 
     def requests(
-        self, prompts: list[Prompt], resolver: SamplingResolver, tokens: TokenBytes, sizes: Sizes, now_s: float
-    ) -> list[Add]:
+        self, prompts: list[Prompt], resolver: SamplingResolver, tokens: TokenBytes, sizes: Sizes, now_s: float,
+        reader: OutputReader,
+    ) -> list[Add]:  # fmt: skip
         """The requests of all prompts; each gets its choice.
 
         Raises:
@@ -45,7 +47,7 @@ class OpenCall:
         return [
             add
             for index, prompt in enumerate(prompts)
-            for add in self._requests_of(index, prompt, resolver, tokens, sizes, now_s)
+            for add in self._requests_of(index, prompt, resolver, tokens, sizes, now_s, reader)
         ]
 
     def next_adds(self, most_requests: int, most_tokens: int) -> list[Add]:
@@ -71,7 +73,7 @@ class OpenCall:
 
     def _requests_of(
         self, prompt_index: int, prompt: Prompt, resolver: SamplingResolver, tokens: TokenBytes, sizes: Sizes,
-        now_s: float,
+        now_s: float, reader: OutputReader,
     ) -> list[Add]:  # fmt: skip
         """The requests of one prompt."""
         generate, sampling = self.generate, self.generate.sampling
@@ -86,7 +88,8 @@ class OpenCall:
             params = resolver.resolve(
                 sampling, len(prompt.token_ids), sizes, is_chat=is_chat, until_full=is_chat or generate.until_full
             )
-            params = msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs)
+            grammar = reader.grammar(generate.reading, prompt.end, sampling.grammar)
+            params = msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs, grammar=grammar)
         wants_ids = generate.return_token_ids or (generate.echo and prompt_logprobs is not None)
         ids = prompt.token_ids if wants_ids else None
         self.prompts.append(PromptInfo(len(prompt.token_ids), ids, prompt.text))
@@ -104,6 +107,9 @@ class OpenCall:
                 sampling,
                 prompt_logprobs=prompt_logprobs is not None,
                 return_token_ids=generate.return_token_ids,
+                parser=reader.parser(generate.reading, prompt.end),
+                reading=generate.reading,
+                kept_ids=reader.kept_ids,
             )
             adds.append(
                 Add(

@@ -13,6 +13,7 @@ from ..engine.errors import ConfigError
 from ..engine.store import card, resolve
 from ..engine.store.located import Located, ModelCard
 from . import terminal
+from .output_format import format_of
 
 _MAX_TEMPLATE = 1 << 20
 
@@ -43,7 +44,10 @@ def load_model(args: argparse.Namespace, loaded: Config) -> tuple[Located, Model
     with terminal.progress() as report:
         located = resolve.locate(loaded.model, progress=report)
     found = card.read(located)
-    return located, found if template is None else msgspec.structs.replace(found, chat_template=template)
+    if template is not None:
+        found = msgspec.structs.replace(found, chat_template=template)
+    format_of(found, loaded)  # a parser that is not known is told before any process starts
+    return located, found
 
 
 def _template(path: str) -> str:

@@ -40,9 +40,11 @@ from .messages import (
 )
 from .open_call import OpenCall
 from .outbox import Outbox
+from .output_format import format_of
 from .text import load_tokenizer
 from .text.convert import Converter
 from .text.prompt import Prompt, PromptEncoder, num_chars_to_encode
+from .text.response.reader import OutputReader
 from .text.sampling import SamplingResolver, Sizes
 from .text.token_bytes import TokenBytes
 
@@ -87,9 +89,14 @@ class Tokenizer(Actor):
         self._encoder = PromptEncoder(self._tokenizer, card)
         self._converter = Converter(self._tokenizer, self._encoder)
         self._resolver = SamplingResolver(self._tokenizer, card)
+        special = ((i, self._tokenizer.id_to_token(i) or "") for i in self._tokens.special_ids)
+        self._reader = OutputReader(format_of(card, self.setup.config), special)
 
     def hello(self) -> Hello:
-        detail = {"tokenizer": f"{self._tokenizer.get_vocab_size()} tokens from {self.setup.card.tokenizer.kind}"}
+        detail = {
+            "tokenizer": f"{self._tokenizer.get_vocab_size()} tokens from {self.setup.card.tokenizer.kind}",
+            "tool calls": self._reader.name,
+        }
         return msgspec.structs.replace(super().hello(), detail=detail)
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
@@ -187,7 +194,8 @@ class Tokenizer(Actor):
             InvalidRequestError: they exceed a bound.
             UnavailableError: the scheduler's mailbox is full.
         """
-        call.backlog.extend(call.requests(prompts, self._resolver, self._tokens, self._sizes, anyio.current_time()))
+        now_s = anyio.current_time()
+        call.backlog.extend(call.requests(prompts, self._resolver, self._tokens, self._sizes, now_s, self._reader))
         self._add_more(call)
 
     def _add_more(self, call: OpenCall) -> None:

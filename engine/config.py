@@ -59,6 +59,10 @@ class Server(Section, frozen=True):
     allowed_origins: list[str] = []
     """CORS origins; empty = no CORS header."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tool_call_parser: str = "auto"
+    """How the model writes tool calls: a format by name, none, or auto: what the model's own files say."""
+    reasoning_parser: str = "auto"
+    """The same of its reasoning."""
 
 
 class Scheduler(Section, frozen=True):

@@ -13,7 +13,7 @@ from .anthropic_calls import WORDS, CountBody, MessagesBody, chat_body, counted_
 from .envelopes import anthropic
 from .errors import Problem
 from .facts import CallFacts
-from .gathered import AnswerHead, Gathered
+from .gathered import AnswerHead, Block, Gathered, call_id, json_object
 from .limits import BodyDecoder, check_content_type, read_body
 from .openai_calls import ignored_fields
 from .openai_chat_calls import parse_chat, parse_conversation
@@ -22,6 +22,12 @@ from .service import Service
 from .stream import EVENTS_TYPE, event
 from .tokenization import json_response
 from .wording import in_words_of
+
+_DELTAS = {
+    "content": ("text_delta", "text"),
+    "reasoning": ("thinking_delta", "thinking"),
+    "arguments": ("input_json_delta", "partial_json"),
+}
 
 
 class MessagesExchange:
@@ -34,9 +40,21 @@ class MessagesExchange:
     def answer(self, admitted: Admitted, choices: Sequence[Gathered], first_texts: dict[int, str]) -> dict[str, Any]:
         """The whole message."""
         choice = choices[0]
-        text = "".join(choice.text)
-        content = [{"type": "text", "text": text}] if text else []
+        content = [self.block(b) for b in choice.blocks if b.text or b.kind == "call"]
         return self.message(content) | stop_of(choice) | {"usage": usage(admitted, choice)}
+
+    def block(self, block: Block, *, is_empty: bool = False) -> dict[str, Any]:
+        """A block of content; ``is_empty`` as it is opened in a stream."""
+        text = "" if is_empty else block.text
+        match block.kind:
+            case "content":
+                return {"type": "text", "text": text}
+            case "reasoning":
+                return {"type": "thinking", "thinking": text, "signature": ""}
+            case _:
+                given: Any = {} if is_empty else json_object(text)
+                name = call_id(self.call.request_id, 0, block.index)
+                return {"type": "tool_use", "id": name, "name": block.name, "input": given}
 
     def writer(self, admitted: Admitted, first_texts: dict[int, str]) -> "MessageEvents":
         """The events of a stream."""
@@ -54,13 +72,13 @@ class MessagesExchange:
 
 
 class MessageEvents:
-    """A stream: one text block between the events that open and close the message."""
+    """A stream: one block of content after the other, between the events that open and close the message."""
 
     def __init__(self, exchange: MessagesExchange, admitted: Admitted) -> None:
         self._exchange = exchange
         self._admitted = admitted
         self._gathered = Gathered()
-        self._is_block_open = False
+        self._num_blocks = 0  # that were opened
 
     def begin(self) -> bytes:
         """The message, of which only the prompt is known."""
@@ -68,21 +86,31 @@ class MessageEvents:
         return _event("message_start", message=self._exchange.message([]) | start) + _event("ping")
 
     def add(self, delta: TextDelta) -> bytes:
-        """New text; the first opens the block."""
-        self._gathered.add(delta)
-        if not delta.text:
-            return b""
-        head = b""
-        if not self._is_block_open:
-            self._is_block_open = True
-            head = _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
-        return head + _event("content_block_delta", index=0, delta={"type": "text_delta", "text": delta.text})
+        """What is new in each block; a block is opened with its first piece."""
+        events: list[bytes] = []
+        for part in delta.pieces:
+            self._gathered.put(part)
+            if len(self._gathered.blocks) > self._num_blocks:
+                events.append(self._close() + self._open())
+            if kind := _DELTAS.get(part.kind):
+                told = {"type": kind[0], kind[1]: part.text}
+                events.append(_event("content_block_delta", index=self._num_blocks - 1, delta=told))
+        self._gathered.note(delta)
+        return b"".join(events)
 
     def last(self) -> bytes:
         """Why it ended, and the final counts."""
-        end = _event("content_block_stop", index=0) if self._is_block_open else b""
         told = usage(self._admitted, self._gathered)
-        return end + _event("message_delta", delta=stop_of(self._gathered), usage=told) + _event("message_stop")
+        end = _event("message_delta", delta=stop_of(self._gathered), usage=told)
+        return self._close() + end + _event("message_stop")
+
+    def _open(self) -> bytes:
+        self._num_blocks += 1
+        block = self._exchange.block(self._gathered.blocks[-1], is_empty=True)
+        return _event("content_block_start", index=self._num_blocks - 1, content_block=block)
+
+    def _close(self) -> bytes:
+        return _event("content_block_stop", index=self._num_blocks - 1) if self._num_blocks else b""
 
     def failed(self, problem: Problem) -> bytes:
         """The error as the last event."""
@@ -131,6 +159,8 @@ class CountTokens:
 
 def stop_of(choice: Gathered) -> dict[str, Any]:
     """Why a message ended, in their words."""
+    if choice.finish_reason == "stop" and choice.calls:
+        return {"stop_reason": "tool_use", "stop_sequence": None}
     if choice.finish_reason == "length":
         return {"stop_reason": "max_tokens", "stop_sequence": None}
     if isinstance(choice.stop_reason, str):

@@ -114,7 +114,11 @@ class Generation:
             await send_json(send, 200, msgspec.json.encode(exchange.body), [])
             return
         if exchange.call.wish is not None:
-            exchange.call = exchange.call.with_grammar(await service.grammars.grammar(exchange.call.wish))
+            inner = exchange.call.wish_in_thought
+            exchange.call = exchange.call.with_grammar(
+                await service.grammars.grammar(exchange.call.wish),
+                await service.grammars.grammar(inner) if inner is not None else "",
+            )
         call = exchange.call
         facts.request_id = call.request_id
         meter = CallMeter(service.registry, call, facts.began_s)

@@ -4,6 +4,9 @@ from typing import Literal
 
 import msgspec
 
+WHITESPACE = r"(\r?\n)?[ \t]{0,32}"
+"""Between tokens of JSON. Bounded: small models indent for ever where they may."""
+
 
 class GrammarWish(msgspec.Struct, frozen=True, kw_only=True):
     """A shape of the output."""

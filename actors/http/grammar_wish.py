@@ -3,13 +3,14 @@
 Sizes and shapes are checked here; whether it is a grammar at all takes a compiler: ``grammar_check.py``.
 """
 
+import re
 from typing import Any
 
 import msgspec
 
 from ...engine.errors import InvalidRequestError
 from .errors import describe
-from .grammar_values import GrammarWish
+from .grammar_values import WHITESPACE, GrammarWish
 from .limits import check_plain
 from .openai_fields import Body
 
@@ -46,7 +47,7 @@ def json_wish(schema: Any, param: str, whitespace: str | None = None) -> Grammar
         raise InvalidRequestError(f"{param} is {describe(schema)}: must be a JSON schema, an object", param=param)
     check_plain(schema, param)
     text = msgspec.json.encode(schema).decode()
-    return _bounded(GrammarWish(kind="json", text=text, param=param, whitespace=whitespace))
+    return bounded(GrammarWish(kind="json", text=text, param=param, whitespace=whitespace))
 
 
 def _response_format(body: Body) -> GrammarWish | None:
@@ -99,11 +100,11 @@ def _of_kind(kind: str, value: Any, param: str, whitespace: str | None) -> Gramm
             return json_wish(_schema(value, param), param, whitespace)
         case "choice":
             _check_choices(value, param)
-            return _bounded(GrammarWish(kind="choice", text=msgspec.json.encode(value).decode(), param=param))
+            return bounded(GrammarWish(kind="choice", text=msgspec.json.encode(value).decode(), param=param))
         case _:
             if not isinstance(value, str) or not value:
                 raise InvalidRequestError(f"{param} is {describe(value)}: must be text, not empty", param=param)
-            return _bounded(GrammarWish(kind="regex" if kind == "regex" else "grammar", text=value, param=param))
+            return bounded(GrammarWish(kind="regex" if kind == "regex" else "grammar", text=value, param=param))
 
 
 def _schema(value: Any, param: str) -> Any:
@@ -136,7 +137,32 @@ def _whitespace(asked: dict[str, Any], param: str) -> str | None:
     return pattern
 
 
-def _bounded(wish: GrammarWish) -> GrammarWish:
+def answer_rule(wish: GrammarWish) -> str:
+    """The wish as the body of a Lark rule; empty where it is a grammar, which is no rule of another."""
+    match wish.kind:
+        case "json":
+            spacing: dict[str, Any] = {"whitespace_pattern": WHITESPACE if wish.whitespace is None else wish.whitespace}
+            if wish.whitespace == "":
+                spacing = {"whitespace_flexible": False}
+            schema = msgspec.json.decode(wish.text)
+            schema = schema if isinstance(schema, dict) else {} if schema else {"not": {}}
+            return f"%json {msgspec.json.encode(schema | {'x-guidance': spacing}).decode()}"
+        case "regex":
+            escaped = re.sub(r"(\\.)|/", lambda m: m[1] or r"\/", wish.text, flags=re.DOTALL)
+            return f"/{escaped.replace(chr(10), chr(92) + 'n')}/"
+        case "choice":
+            choices = msgspec.json.decode(wish.text, type=list[str])
+            return " | ".join(msgspec.json.encode(choice).decode() for choice in choices)
+        case _:
+            return ""
+
+
+def bounded(wish: GrammarWish) -> GrammarWish:
+    """The wish itself.
+
+    Raises:
+        InvalidRequestError: it is too large.
+    """
     is_regex = wish.kind == "regex"
     size = len(wish.text) if is_regex else len(wish.text.encode())
     most = MAX_REGEX_CHARS if is_regex else MAX_TEXT_BYTES

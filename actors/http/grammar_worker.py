@@ -11,14 +11,12 @@ from typing import Any
 
 import msgspec
 
-from .grammar_values import GrammarWish, Verdict
+from .grammar_values import WHITESPACE, GrammarWish, Verdict
 
 MAX_MEMORY = 2 << 30
 """Bytes of address space."""
 MAX_CPU_S = 1.0
 """Of one compilation: the target's is as long, and the steps it runs beside it wait for it once."""
-WHITESPACE = r"(\r?\n)?[ \t]{0,32}"
-"""Between tokens of JSON. Bounded: small models indent for ever where they may."""
 
 
 def judge(wish: GrammarWish) -> Verdict:

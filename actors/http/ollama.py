@@ -12,7 +12,7 @@ from ..messages import Admitted, TextDelta
 from .envelopes import ollama
 from .errors import Problem, clean
 from .facts import CallFacts
-from .gathered import AnswerHead, Gathered
+from .gathered import AnswerHead, Block, Gathered, call_id, json_object
 from .generation import Told
 from .limits import BodyDecoder
 from .ollama_calls import WORDS, parse_chat_body, parse_generate
@@ -37,21 +37,33 @@ class OllamaExchange:
     def answer(self, admitted: Admitted, choices: Sequence[Gathered], first_texts: dict[int, str]) -> dict[str, Any]:
         """All text with the figures."""
         choice = choices[0]
-        told = self.line("".join(choice.text)) | self._logprobs(choice.logprobs) | {"done": True}
+        told = self.line(choice.content, choice.reasoning, choice.calls) | self._logprobs(choice.logprobs)
+        told |= {"done": True}
         return told | figures(choice, admitted, self._head)
 
     def writer(self, admitted: Admitted, first_texts: dict[int, str]) -> "OllamaLines":
         """The lines of a stream."""
         return OllamaLines(self, admitted, self._head)
 
-    def delta(self, delta: TextDelta) -> dict[str, Any]:
-        """One line with new text."""
-        return self.line(delta.text) | self._logprobs(delta.logprobs or []) | {"done": False}
+    def delta(self, delta: TextDelta, calls: Sequence[Block]) -> dict[str, Any]:
+        """One line with what is new; ``calls`` are now complete."""
+        thinking = "".join(p.text for p in delta.parts if p.kind == "reasoning")
+        return self.line(delta.text, thinking, calls) | self._logprobs(delta.logprobs or []) | {"done": False}
 
-    def line(self, text: str) -> dict[str, Any]:
+    def line(self, text: str, thinking: str = "", calls: Sequence[Block] = ()) -> dict[str, Any]:
         """The part of a line that both routes and all lines have."""
-        text_of = {"message": {"role": "assistant", "content": text}} if self._is_chat else {"response": text}
-        return {"model": self._head.model, "created_at": now_text(), **text_of}
+        more: dict[str, Any] = {"thinking": thinking} if thinking else {}
+        if calls:
+            more["tool_calls"] = [
+                {
+                    "id": call_id(self.call.request_id, 0, c.index),
+                    "function": {"index": c.index, "name": c.name, "arguments": json_object(c.text)},
+                }
+                for c in calls
+            ]
+        message = {"role": "assistant", "content": text} | more
+        told = {"message": message} if self._is_chat else {"response": text} | more
+        return {"model": self._head.model, "created_at": now_text(), **told}
 
     def _logprobs(self, positions: Sequence[Any]) -> dict[str, Any]:
         if not self.call.wants_logprobs or not positions:
@@ -67,15 +79,25 @@ class OllamaLines:
         self._admitted = admitted
         self._head = head
         self._gathered = Gathered()
+        self._num_calls = 0
 
     def begin(self) -> bytes:
         """Nothing yet."""
         return b""
 
     def add(self, delta: TextDelta) -> bytes:
-        """A line for each piece of text."""
+        """A line for each piece of text; a call when it is complete."""
         self._gathered.add(delta)
-        return json_line(self._exchange.delta(delta)) if delta.text or delta.logprobs else b""
+        calls = self._complete(is_last=delta.finish_reason is not None)
+        is_told = delta.text or delta.logprobs or calls or any(p.kind == "reasoning" for p in delta.parts)
+        return json_line(self._exchange.delta(delta, calls)) if is_told else b""
+
+    def _complete(self, *, is_last: bool) -> list[Block]:
+        """Calls that were not told yet and that nothing more comes to."""
+        blocks = self._gathered.blocks
+        calls = [b for b in blocks if b.kind == "call" and (is_last or b is not blocks[-1])]
+        new, self._num_calls = calls[self._num_calls :], len(calls)
+        return new
 
     def last(self) -> bytes:
         """The line with the figures."""

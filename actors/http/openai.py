@@ -37,7 +37,8 @@ class OpenAIExchange:
 
     def writer(self, admitted: Admitted, first_texts: dict[int, str]) -> StreamedCall:
         """The chunks of a stream."""
-        return StreamedCall(self.call, self._chunks(self._head, self.call.num_choices), admitted, first_texts)
+        chunks = self._chunks(self._head, self.call.num_choices, self.call.request_id)
+        return StreamedCall(self.call, chunks, admitted, first_texts)
 
 
 class CompletionsDialect:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..messages import Admitted, PositionLogprobs, TextLogprob
-from .gathered import AnswerHead, Gathered
+from .gathered import AnswerHead, Gathered, call_id
 from .openai_speculation import metrics
 from .parsed_call import ParsedCall
 
@@ -12,7 +12,7 @@ _LEAST_LOGPROB = -9999.0
 """How -inf is written: JSON has none."""
 
 
-def usage(admitted: Admitted, num_output: int, num_cached: int) -> dict[str, Any]:
+def usage(admitted: Admitted, num_output: int, num_cached: int, num_reasoning: int = 0) -> dict[str, Any]:
     """Token counts of a call; each prompt counts once, whatever n is."""
     num_prompt = sum(p.num_tokens for p in admitted.prompts)
     return {
@@ -20,13 +20,19 @@ def usage(admitted: Admitted, num_output: int, num_cached: int) -> dict[str, Any
         "completion_tokens": num_output,
         "total_tokens": num_prompt + num_output,
         "prompt_tokens_details": {"cached_tokens": num_cached},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": num_reasoning},
     }
 
 
 def whole_usage(admitted: Admitted, choices: Sequence[Gathered], n: int) -> dict[str, Any]:
     """The usage of a whole answer."""
-    return usage(admitted, sum(c.num_tokens for c in choices), sum(c.num_cached for c in choices[::n]))
+    num_reasoning = sum(c.num_reasoning for c in choices)
+    return usage(admitted, sum(c.num_tokens for c in choices), sum(c.num_cached for c in choices[::n]), num_reasoning)
+
+
+def with_calls(reason: str | None, call: ParsedCall, *, has_calls: bool) -> str | None:
+    """Why a chat's choice ended: a stop behind calls is ``tool_calls``, unless the client named the tool."""
+    return "tool_calls" if reason == "stop" and has_calls and not call.is_named else reason
 
 
 def completion_answer(
@@ -37,7 +43,7 @@ def completion_answer(
     for index, choice in enumerate(choices):
         prompt = admitted.prompts[index // n]
         positions: list[PositionLogprobs | None] = [*choice.logprobs]
-        text = "".join(choice.text)
+        text = choice.content
         first_text = ""
         if call.generate.echo:
             text = (prompt.text or "") + text
@@ -67,15 +73,9 @@ def chat_answer(
     rows = [
         {
             "index": index,
-            "message": {
-                "role": "assistant",
-                "content": ((prompt.text or "") if call.generate.echo else "") + "".join(choice.text),
-                "refusal": None,
-                "annotations": [],
-                "reasoning": None,
-            },
+            "message": _message(call, index, choice, (prompt.text or "") if call.generate.echo else ""),
             "logprobs": chat_logprobs(choice.logprobs, call) if call.wants_logprobs else None,
-            "finish_reason": choice.finish_reason,
+            "finish_reason": with_calls(choice.finish_reason, call, has_calls=bool(choice.calls)),
             "stop_reason": choice.stop_reason,
             "token_ids": choice.token_ids if returns_ids else None,
         }
@@ -87,6 +87,27 @@ def chat_answer(
         "prompt_token_ids": prompt.token_ids if returns_ids else None,
         **_metrics(choices),
     }
+
+
+def _message(call: ParsedCall, index: int, choice: Gathered, echoed: str) -> dict[str, Any]:
+    content, reasoning, calls = echoed + choice.content, choice.reasoning, choice.calls
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if not content and (calls or reasoning) else content,
+        "refusal": None,
+        "annotations": [],
+        "reasoning": reasoning or None,
+    }
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": call_id(call.request_id, index, block.index),
+                "type": "function",
+                "function": {"name": block.name, "arguments": block.text},
+            }
+            for block in calls
+        ]
+    return message
 
 
 def _metrics(choices: Sequence[Gathered]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import msgspec
 
 from ...engine.errors import InvalidRequestError
 from ..messages import Chat
+from ..text.response.flatten import flattened
 from .errors import describe
 from .limits import check_plain
 from .openai_calls import (
@@ -17,13 +18,12 @@ from .openai_calls import (
     check_range,
     check_sampling,
     refuse_unsupported,
-    unsupported,
 )
 from .openai_fields import ChatBody
 from .openai_speculation import prediction
 from .parsed_call import Bounds, ParsedCall
+from .tool_wish import ToolChoice, output_plan, tool_choice
 
-MAX_TOOLS = 128
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _OURS = frozenset(
@@ -41,7 +41,8 @@ def parse_chat(body: ChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, r
         InvalidRequestError: naming the parameter.
     """
     refuse_unsupported(body, fields)
-    chat = parse_conversation(body, bounds)
+    choice = tool_choice(body)
+    chat = _chat(body, bounds, choice)
     most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if most is not None:
         param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
@@ -49,8 +50,16 @@ def parse_chat(body: ChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, r
     check_range("truncate_prompt_tokens", body.truncate_prompt_tokens, -1, bounds.max_model_len, why="the context")
     sampling = check_sampling(body, bounds, logprobs=_logprobs(body, bounds), max_tokens=most)
     special = bool(body.add_special_tokens)  # the template writes them itself
-    return build_call(body, fields, bounds, request_id, sampling, chat=chat, add_special_tokens=special,
+    call = build_call(body, fields, bounds, request_id, sampling, chat=chat, add_special_tokens=special,
                       predicted=prediction(body.prediction))  # fmt: skip
+    plan = output_plan(body, choice, call.wish, bounds)
+    return msgspec.structs.replace(
+        call,
+        generate=msgspec.structs.replace(call.generate, reading=plan.reading),
+        wish=plan.wish,
+        wish_in_thought=plan.wish_in_thought,
+        is_named=choice.kind == "named",
+    )
 
 
 def parse_conversation(body: ChatBody, bounds: Bounds) -> Chat:
@@ -59,9 +68,17 @@ def parse_conversation(body: ChatBody, bounds: Bounds) -> Chat:
     Raises:
         InvalidRequestError: naming the parameter.
     """
+    return _chat(body, bounds, tool_choice(body))
+
+
+def _chat(body: ChatBody, bounds: Bounds, choice: ToolChoice) -> Chat:
+    messages = _messages(body.messages, bounds)
+    tools: list[dict[str, Any]] | None = choice.tools or None
+    if not bounds.format.knows_tools:
+        messages, tools = flattened(messages, choice.callable), None
     return Chat(
-        messages=_messages(body.messages, bounds),
-        tools=_tools(body),
+        messages=messages,
+        tools=tools,
         documents=_documents(body.documents),
         add_generation_prompt=_generation_prompt(body),
         continue_final_message=bool(body.continue_final_message),
@@ -149,24 +166,6 @@ def _check_tool_calls(calls: Any, param: str) -> None:
             raise InvalidRequestError(f"{where} must be JSON text", param=where)
 
 
-def _tools(body: ChatBody) -> list[dict[str, Any]] | None:
-    """Tools that may be described to the model, though this server reads no calls from its answer yet."""
-    tools, choice = body.tools, body.tool_choice
-    if tools is None:
-        if choice is not None and choice != "none":
-            raise InvalidRequestError("tool_choice needs tools; send them, or leave it out", param="tool_choice")
-        return None
-    if not tools or len(tools) > MAX_TOOLS:
-        raise InvalidRequestError(f"tools has {len(tools)} entries: must be 1 to {MAX_TOOLS}", param="tools")
-    for i, tool in enumerate(tools):
-        if not isinstance(tool, dict) or not isinstance(tool.get("function"), dict):
-            raise InvalidRequestError(f"tools.{i} must be an object of type function", param=f"tools.{i}")
-    if choice != "none":
-        raise unsupported("tools" if choice is None else "tool_choice", 'with a tool_choice other than "none" ')
-    check_plain(tools, "tools")
-    return tools
-
-
 def _documents(documents: list[Any] | None) -> list[dict[str, Any]] | None:
     for i, document in enumerate(documents or []):
         if not isinstance(document, dict) or not all(isinstance(v, str) for v in document.values()):
@@ -193,4 +192,6 @@ def _template_kwargs(body: ChatBody) -> dict[str, Any]:
             what = f"reasoning_effort is {describe(body.reasoning_effort)}: must be one of {', '.join(_EFFORTS)}"
             raise InvalidRequestError(what, param="reasoning_effort")
         kwargs.setdefault("reasoning_effort", body.reasoning_effort)
+        if body.reasoning_effort == "none":  # what templates call that
+            kwargs.setdefault("enable_thinking", False)
     return kwargs

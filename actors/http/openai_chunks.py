@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from .gathered import AnswerHead
+from ..messages import Part
+from .gathered import AnswerHead, call_id
 
 DONE = b"data: [DONE]\n\n"
 _END = b"}\n\n"
@@ -25,12 +26,15 @@ class Piece(msgspec.Struct):
     """Likewise."""
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    parts: list[Part] = []
+    """Where there is more than text: all that is new, in order."""
 
     @property
     def is_plain(self) -> bool:
         """Whether there is nothing but text."""
         return (
-            self.logprobs is None
+            not self.parts
+            and self.logprobs is None
             and self.token_ids is None
             and self.finish_reason is None
             and self.prompt_token_ids is None
@@ -44,7 +48,8 @@ class ChunkWriter:
     kind: str
     _plain_tail: bytes
 
-    def __init__(self, head: AnswerHead, num_choices: int) -> None:
+    def __init__(self, head: AnswerHead, num_choices: int, request_id: str = "") -> None:
+        self._request_id = request_id
         root = {"id": head.id, "object": self.kind, "created": head.created, "model": head.model}
         self._root = b"data: " + _encode(root)[:-1] + b',"choices":['
         self._starts = [self._root + self._start(index) for index in range(num_choices)]
@@ -91,13 +96,13 @@ class CompletionChunks(ChunkWriter):
 
 
 class ChatChunks(ChunkWriter):
-    """Of /v1/chat/completions: first the role, then content, then the finish alone."""
+    """Of /v1/chat/completions: the role, then reasoning, calls and content as they come, then the finish alone."""
 
     kind = "chat.completion.chunk"
     _plain_tail = b'},"logprobs":null,"finish_reason":null}]}\n\n'
 
     def piece(self, piece: Piece, usage: bytes, *, is_first: bool) -> bytes:
-        """One to three events."""
+        """An event for each part, one before the first and one behind the last."""
         events = [self._role(piece, usage)] if is_first else []
         if piece.is_plain and not usage:
             if piece.text:
@@ -105,16 +110,30 @@ class ChatChunks(ChunkWriter):
                     b"".join((self._starts[piece.index], b'{"content":', _encode(piece.text), self._plain_tail))
                 )
             return b"".join(events)
-        if piece.text or piece.logprobs is not None or piece.token_ids:
+        if piece.parts or piece.text or piece.logprobs is not None or piece.token_ids:
             rest: dict[str, Any] = {"logprobs": piece.logprobs, "finish_reason": None}
             if piece.token_ids is not None:
                 rest["token_ids"] = piece.token_ids
-            parts = (b'{"content":', _encode(piece.text), b"},", _encode(rest)[1:-1])
-            events.append(self._event(piece.index, *parts, usage=usage))
+            for part in piece.parts or [Part("content", piece.text)]:
+                delta = (_encode(self._delta(piece.index, part)), b",", _encode(rest)[1:-1])
+                events.append(self._event(piece.index, *delta, usage=usage))
+                rest = {"logprobs": None, "finish_reason": None}  # what belongs to tokens is told once
         if piece.finish_reason is not None:
             end = {"logprobs": None, "finish_reason": piece.finish_reason, "stop_reason": piece.stop_reason}
             events.append(self._event(piece.index, b"{},", _encode(end)[1:-1], usage=usage))
         return b"".join(events)
+
+    def _delta(self, index: int, part: Part) -> dict[str, Any]:
+        match part.kind:
+            case "content" | "reasoning":
+                return {part.kind: part.text}
+            case "call":
+                name = call_id(self._request_id, index, part.index)
+                call: dict[str, Any] = {"id": name, "type": "function"}
+                function = {"name": part.text, "arguments": ""}
+            case _:
+                call, function = {}, {"arguments": part.text}
+        return {"tool_calls": [{"index": part.index, **call, "function": function}]}
 
     def _role(self, piece: Piece, usage: bytes) -> bytes:
         event = self._event(

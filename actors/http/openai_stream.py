@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 
 from ...engine.types import SpeculationStats
-from ..messages import Admitted, PositionLogprobs, TextDelta
+from ..messages import Admitted, Part, PositionLogprobs, TextDelta
 from .errors import Problem
 from .gathered import finish_reason
-from .openai_answers import chat_logprobs, legacy_logprobs, prompt_logprobs, usage
+from .openai_answers import chat_logprobs, legacy_logprobs, prompt_logprobs, usage, with_calls
 from .openai_chunks import DONE, ChunkWriter, Piece
 from .openai_speculation import metrics
 from .parsed_call import ParsedCall
@@ -17,7 +17,9 @@ from .parsed_call import ParsedCall
 class _Choice:
     """How far one choice has been streamed."""
 
-    __slots__ = ("held", "is_begun", "num_cached", "num_chars", "num_sent", "num_tokens")
+    __slots__ = (
+        "has_calls", "held", "is_begun", "num_cached", "num_chars", "num_reasoning", "num_sent", "num_tokens",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.is_begun = False
@@ -26,6 +28,8 @@ class _Choice:
         self.num_sent = 0
         """Tokens whose text was sent."""
         self.num_cached = 0
+        self.num_reasoning = 0
+        self.has_calls = False
         self.num_chars = 0
         """Characters that the tokens of ``logprobs`` cover, as ``text_offset`` counts them."""
 
@@ -53,6 +57,8 @@ class StreamedCall:
         choice = self._choices[delta.index]
         choice.num_tokens = delta.num_tokens
         choice.num_cached = max(choice.num_cached, delta.num_cached)
+        choice.num_reasoning = delta.num_reasoning
+        choice.has_calls = choice.has_calls or any(p.kind == "call" for p in delta.parts)
         choice.held.append(delta)
         if delta.speculation is not None and len(self._choices) == 1:
             self._speculation = delta.speculation
@@ -85,13 +91,17 @@ class StreamedCall:
     def _usage(self) -> bytes:
         num_output = sum(c.num_tokens for c in self._choices)
         num_cached = sum(c.num_cached for c in self._choices[:: self._call.generate.n])
-        return msgspec.json.encode(usage(self._admitted, num_output, num_cached))
+        num_reasoning = sum(c.num_reasoning for c in self._choices)
+        return msgspec.json.encode(usage(self._admitted, num_output, num_cached, num_reasoning))
 
     def _piece(self, choice: _Choice) -> Piece:
         held, call = choice.held, self._call
         last = held[-1]
         text = last.text if len(held) == 1 else "".join(d.text for d in held)
-        piece = Piece(last.index, text, finish_reason=finish_reason(last), stop_reason=last.stop_reason)
+        reason = with_calls(finish_reason(last), call, has_calls=choice.has_calls)
+        piece = Piece(last.index, text, finish_reason=reason, stop_reason=last.stop_reason)
+        if any(d.parts for d in held):
+            piece.parts = joined_parts([p for d in held for p in d.pieces])
         if call.generate.return_token_ids:
             piece.token_ids = [i for d in held for i in d.token_ids]
         positions: list[PositionLogprobs | None] = [p for d in held for p in d.logprobs or ()]
@@ -112,6 +122,8 @@ class StreamedCall:
         if not call.generate.echo:
             return ""
         piece.text = (prompt.text or "") + piece.text
+        if piece.parts and prompt.text:
+            piece.parts.insert(0, Part("content", prompt.text))
         if self._is_chat:
             return ""
         positions[:0] = told or []
@@ -123,3 +135,15 @@ class StreamedCall:
         offset = choice.num_chars
         choice.num_chars += sum(len(first_text if p is None else p.chosen.text) for p in positions)
         return legacy_logprobs(positions, self._call.tokens_as_ids, first_text, offset)
+
+
+def joined_parts(parts: list[Part]) -> list[Part]:
+    """The same with neighbours of one kind as one."""
+    found: list[Part] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if last is not None and part.kind != "call" and (last.kind, last.index) == (part.kind, part.index):
+            found[-1] = Part(part.kind, last.text + part.text, part.index)
+        else:
+            found.append(part)
+    return found

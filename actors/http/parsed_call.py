@@ -3,6 +3,7 @@
 import msgspec
 
 from ..messages import Generate
+from ..text.response.formats import Format, resolve
 from .grammar_values import GrammarWish
 
 
@@ -21,6 +22,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     speculators: list[str] = []
     """Methods that are loaded."""
     max_draft_tokens: int = 0
+    format: Format = msgspec.field(default_factory=lambda: resolve(""))
+    """How the model writes reasoning and tool calls."""
+    marker_ids: dict[str, int] = {}
+    """Texts that are tokens of the model."""
 
 
 class ParsedCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,17 +43,32 @@ class ParsedCall(msgspec.Struct, frozen=True, kw_only=True):
     ignored: list[str] = []
     wish: GrammarWish | None = None
     """The shape of the output, which is compiled before the engine hears of the call."""
+    wish_in_thought: GrammarWish | None = None
+    """The same where the prompt ends within the model's reasoning."""
+    is_named: bool = False
+    """Whether a tool is called because the client named it: such an answer ends with ``stop``."""
 
     def in_words(self, param: str) -> "ParsedCall":
-        """The same, where errors of its wish name the field ``param``."""
-        if self.wish is None:
+        """The same, where errors of its wish for a shape of the answer name the field ``param``."""
+        if self.wish is None or self.wish.param == "tools":
             return self
-        return msgspec.structs.replace(self, wish=msgspec.structs.replace(self.wish, param=param))
+        inner = self.wish_in_thought
+        return msgspec.structs.replace(
+            self,
+            wish=msgspec.structs.replace(self.wish, param=param),
+            wish_in_thought=None if inner is None else msgspec.structs.replace(inner, param=param),
+        )
 
-    def with_grammar(self, grammar: str) -> "ParsedCall":
-        """The same with its wish compiled."""
-        sampling = msgspec.structs.replace(self.generate.sampling, grammar=grammar)
-        return msgspec.structs.replace(self, generate=msgspec.structs.replace(self.generate, sampling=sampling))
+    def with_grammar(self, grammar: str, in_thought: str = "") -> "ParsedCall":
+        """The same with its wishes compiled."""
+        generate = self.generate
+        reading = generate.reading
+        if reading is not None and in_thought:
+            reading = msgspec.structs.replace(reading, grammar_in_thought=in_thought)
+        sampling = msgspec.structs.replace(generate.sampling, grammar=grammar)
+        return msgspec.structs.replace(
+            self, generate=msgspec.structs.replace(generate, sampling=sampling, reading=reading)
+        )
 
     @property
     def num_choices(self) -> int:

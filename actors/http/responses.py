@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...engine.errors import InvalidRequestError
-from ..messages import Admitted, TextDelta
+from ..messages import Admitted, Part, TextDelta
 from .errors import Problem
 from .facts import CallFacts
-from .gathered import AnswerHead, Gathered
+from .gathered import AnswerHead, Block, Gathered, call_id
 from .limits import BodyDecoder
 from .openai_answers import chat_logprobs
 from .openai_calls import ignored_fields
@@ -35,7 +35,6 @@ class ResponsesExchange:
         self._head = head.named(call.request_id)
         self._body = body
         self._keep = keep
-        self.item_id = f"msg_{call.request_id}"
 
     def answer(self, admitted: Admitted, choices: Sequence[Gathered], first_texts: dict[int, str]) -> dict[str, Any]:
         """The whole response, which is kept unless the client does not want that."""
@@ -52,18 +51,42 @@ class ResponsesExchange:
     def ended(self, admitted: Admitted, choice: Gathered) -> dict[str, Any]:
         """The response with all its output."""
         status = "incomplete" if choice.finish_reason == "length" else "completed"
-        response = self._response(status, [self.item(choice)], usage(admitted, choice))
+        response = self._response(status, self.items(choice), usage(admitted, choice))
         self._keep(response)
         return response
 
-    def item(self, choice: Gathered) -> dict[str, Any]:
-        """The one item of output."""
-        status = "incomplete" if choice.finish_reason == "length" else "completed"
-        part = self.part("".join(choice.text), self.logprobs(choice.logprobs))
-        return {"type": "message", "id": self.item_id, "role": "assistant", "status": status, "content": [part]}
+    def items(self, choice: Gathered) -> list[dict[str, Any]]:
+        """The items of output: one for each block, and a message without text where there is none."""
+        blocks = choice.blocks or [Block("content")]
+        ends = ["completed"] * (len(blocks) - 1) + ["incomplete" if choice.finish_reason == "length" else "completed"]
+        first = next((i for i, block in enumerate(blocks) if block.kind == "content"), -1)
+        return [
+            self.item(block, i, status, self.logprobs(choice.logprobs) if i == first else [])
+            for i, (block, status) in enumerate(zip(blocks, ends, strict=True))
+        ]
+
+    def item(self, block: Block, index: int, status: str, logprobs: list[Any]) -> dict[str, Any]:
+        """One item of output, at place ``index``."""
+        text, suffix = block.text, f"-{index}" if index else ""
+        match block.kind:
+            case "content":
+                head = {"type": "message", "id": f"msg_{self.call.request_id}{suffix}", "role": "assistant"}
+                return head | {"status": status, "content": [self.part(text, logprobs)]}
+            case "reasoning":
+                head = {"type": "reasoning", "id": f"rs_{self.call.request_id}{suffix}", "summary": []}
+                return head | {"status": status, "content": [{"type": "reasoning_text", "text": text}]}
+            case _:
+                return {
+                    "type": "function_call",
+                    "id": f"fc_{self.call.request_id}{suffix}",
+                    "call_id": call_id(self.call.request_id, 0, block.index),
+                    "name": block.name,
+                    "arguments": text,
+                    "status": status,
+                }
 
     def part(self, text: str, logprobs: list[Any]) -> dict[str, Any]:
-        """The one part of the item."""
+        """The one part of a message."""
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
     def logprobs(self, positions: Sequence[Any] | None) -> list[Any]:
@@ -86,46 +109,92 @@ class ResponsesExchange:
 
 
 class ResponseEvents:
-    """A stream. Every event has a number, from 0."""
+    """A stream. Every event has a number, from 0; an item of output begins with its first piece."""
 
     def __init__(self, exchange: ResponsesExchange, admitted: Admitted) -> None:
         self._exchange = exchange
         self._admitted = admitted
         self._gathered = Gathered()
-        self._place = {"item_id": exchange.item_id, "output_index": 0, "content_index": 0}
+        self._num_items = 0  # that were opened
+        self._item_id = ""
         self._num_events = 0
 
     def begin(self) -> bytes:
-        """The response, its item and its part, all empty yet."""
-        begun, item = self._exchange.begun(), self._exchange.item(self._gathered)
-        empty = item | {"status": "in_progress", "content": []}
-        return (
-            self._event("response.created", response=begun)
-            + self._event("response.in_progress", response=begun)
-            + self._event("response.output_item.added", output_index=0, item=empty)
-            + self._event("response.content_part.added", **self._place, part=self._exchange.part("", []))
-        )
+        """The response, of which there is nothing yet."""
+        begun = self._exchange.begun()
+        return self._event("response.created", response=begun) + self._event("response.in_progress", response=begun)
 
     def add(self, delta: TextDelta) -> bytes:
-        """New text."""
-        self._gathered.add(delta)
+        """What is new in each item."""
+        events: list[bytes] = []
         logprobs = self._exchange.logprobs(delta.logprobs)
-        if not delta.text and not logprobs:
-            return b""
-        return self._event("response.output_text.delta", **self._place, delta=delta.text, logprobs=logprobs)
+        pieces = delta.pieces or ([Part("content", "")] if logprobs and not delta.parts else [])
+        for part in pieces:
+            self._gathered.put(part)
+            if len(self._gathered.blocks) > self._num_items:
+                if self._num_items:
+                    events.append(self._close(self._num_items - 1))
+                events.append(self._open())
+            match part.kind:
+                case "content":
+                    told = {"content_index": 0, "delta": part.text, "logprobs": logprobs}
+                    events.append(self._event("response.output_text.delta", **self._place, **told))
+                    logprobs = []
+                case "reasoning":
+                    told = {"content_index": 0, "delta": part.text}
+                    events.append(self._event("response.reasoning_text.delta", **self._place, **told))
+                case "arguments":
+                    events.append(
+                        self._event("response.function_call_arguments.delta", **self._place, delta=part.text)
+                    )
+                case _:
+                    pass
+        self._gathered.note(delta)
+        return b"".join(events)
 
     def last(self) -> bytes:
-        """Part, item and response, now whole."""
+        """The last item and the response, now whole."""
+        head = b""
+        if not self._num_items:
+            self._gathered.put(Part("content", ""))
+            head = self._open()
         response = self._exchange.ended(self._admitted, self._gathered)
-        [item] = response["output"]
-        [part] = item["content"]
-        told = {"text": part["text"], "logprobs": part["logprobs"]}
-        return (
-            self._event("response.output_text.done", **self._place, **told)
-            + self._event("response.content_part.done", **self._place, part=part)
-            + self._event("response.output_item.done", output_index=0, item=item)
-            + self._event(f"response.{response['status']}", response=response)
-        )
+        end = self._close(self._num_items - 1, response["output"][-1])
+        return head + end + self._event(f"response.{response['status']}", response=response)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._item_id, "output_index": self._num_items - 1}
+
+    def _open(self) -> bytes:
+        block = self._gathered.blocks[-1]
+        empty = Block(block.kind, block.index, block.name)
+        item = self._exchange.item(empty, self._num_items, "in_progress", [])
+        self._num_items += 1
+        self._item_id = item["id"]
+        opened = item if block.kind == "call" else item | {"content": []}
+        told = self._event("response.output_item.added", output_index=self._num_items - 1, item=opened)
+        if block.kind == "call":
+            return told
+        part = item["content"][0]
+        return told + self._event("response.content_part.added", **self._place, content_index=0, part=part)
+
+    def _close(self, index: int, whole: dict[str, Any] | None = None) -> bytes:
+        item = whole or self._exchange.items(self._gathered)[index]
+        done = self._event
+        match item:
+            case {"type": "function_call"}:
+                named = {"name": item["name"], "arguments": item["arguments"]}
+                told = done("response.function_call_arguments.done", **self._place, **named)
+            case {"type": "reasoning", "content": [part]}:
+                told = done("response.reasoning_text.done", **self._place, content_index=0, text=part["text"])
+                told += done("response.content_part.done", **self._place, content_index=0, part=part)
+            case _:
+                [part] = item["content"]
+                text = {"text": part["text"], "logprobs": part["logprobs"]}
+                told = done("response.output_text.done", **self._place, content_index=0, **text)
+                told += done("response.content_part.done", **self._place, content_index=0, part=part)
+        return told + done("response.output_item.done", output_index=index, item=item)
 
     def failed(self, problem: Problem) -> bytes:
         """The error as the last event."""
@@ -205,6 +274,6 @@ def usage(admitted: Admitted, choice: Gathered) -> dict[str, Any]:
         "input_tokens": num_prompt,
         "input_tokens_details": {"cached_tokens": choice.num_cached, "cache_write_tokens": 0},
         "output_tokens": choice.num_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": choice.num_reasoning},
         "total_tokens": num_prompt + choice.num_tokens,
     }

@@ -10,6 +10,7 @@ from ...engine.errors import InvalidRequestError
 from ...engine.store.located import Located, ModelCard
 from ..messages import Admitted, Detokenize, EngineState, Generate, Stats, TextDelta, Tokenize, Tokenized
 from ..model_store import ModelStore
+from ..output_format import format_of
 from .errors import describe
 from .grammar_check import GrammarCheck
 from .health import Health
@@ -61,6 +62,7 @@ class Service:
         self.located = located
         self.store = store or ModelStore()
         self.grammars = GrammarCheck()
+        self.format = format_of(card, config)
 
     def bounds(self) -> Bounds:
         """The limits of a call now.
@@ -84,6 +86,8 @@ class Service:
             chat_template=self.card.chat_template or "",
             speculators=config.speculation.methods,
             max_draft_tokens=config.speculation.max_draft_tokens,
+            format=self.format,
+            marker_ids=self.card.marker_ids,
         )
 
     def check_model(self, name: str | None) -> None:

@@ -26,12 +26,17 @@ _REPLACEMENT = "\ufffd"
 class Detokenizer:
     """Text of one request's output. ``prompt_ids`` only give the context; none of their text comes out."""
 
-    def __init__(self, tokens: TokenBytes, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self, tokens: TokenBytes, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True,
+        kept_ids: frozenset[int] = frozenset(),
+    ) -> None:  # fmt: skip
+        """``kept_ids`` are special tokens whose text is wanted all the same."""
         self._tokens = tokens
-        self._skip = tokens.special_ids if skip_special_tokens else frozenset()
+        self._skip = tokens.special_ids - kept_ids if skip_special_tokens else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = all(i in self._skip for i in prompt_ids)
-        self._stream = None if tokens.exact else _Stream(tokens, prompt_ids, skip_special_tokens)
+        seen = [i for i in prompt_ids if i not in self._skip] if kept_ids else prompt_ids
+        self._stream = None if tokens.exact else _Stream(tokens, seen, skip_special_tokens and not kept_ids)
         self._seed(prompt_ids)
 
     @property
@@ -41,10 +46,10 @@ class Detokenizer:
 
     def feed(self, token_id: int) -> str:
         """The text that ``token_id`` completes; empty while a character is unfinished."""
-        if self._stream is not None:
-            return self._stream.feed(token_id)
         if token_id in self._skip:
             return ""
+        if self._stream is not None:
+            return self._stream.feed(token_id)
         raw = self._tokens.of_first(token_id) if self._at_start else self._tokens.of(token_id)
         self._at_start = False
         return self._utf8.decode(raw)

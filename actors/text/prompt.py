@@ -11,8 +11,11 @@ from tokenizers import Tokenizer
 from ...engine.errors import InvalidRequestError
 from ...engine.store.located import ModelCard
 from ..messages import Chat, Detokenize, Generate, Tokenize
-from .chat_template import ChatTemplate, message_text
+from .chat_template import ChatTemplate, Rendered, message_text
 from .control_text import ControlText
+
+MAX_END_CHARS = 32_768
+"""Of ``Prompt.end``."""
 
 
 class Prompt(NamedTuple):
@@ -23,6 +26,8 @@ class Prompt(NamedTuple):
     """What ``echo`` shows; None unless asked for."""
     prediction_ids: list[int] = []
     """What the client expects as the answer."""
+    end: str = ""
+    """Of a conversation: the end of its rendered text, in which the answer may have begun."""
 
 
 class PromptEncoder:
@@ -42,10 +47,12 @@ class PromptEncoder:
             InvalidRequestError: nothing to encode, an id outside the embedding, or longer than the context.
         """
         if call.chat is not None:
-            ids = self.encode_chat(call.chat, call.add_special_tokens)
+            rendered = self._rendered(call.chat)
+            ids = self._encoded(rendered, call.add_special_tokens)
             text = _echoed_message(call.chat) if call.echo else None
             finished = self._finish(ids, call, max_model_len, "messages")
-            return [Prompt(finished, text, self._predicted(call.prediction, max_model_len))]
+            predicted = self._predicted(call.prediction, max_model_len)
+            return [Prompt(finished, text, predicted, rendered.text[-MAX_END_CHARS:])]
         prompts = call.prompts or []
         if not prompts:
             raise InvalidRequestError("prompt is empty; send text or token ids", param="prompt")
@@ -58,10 +65,15 @@ class PromptEncoder:
 
     def encode_chat(self, chat: Chat, add_special_tokens: bool) -> list[int]:
         """Ids of a conversation. The rendered text holds bos where the model wants one, so none is added to it."""
+        return self._encoded(self._rendered(chat), add_special_tokens)
+
+    def _rendered(self, chat: Chat) -> Rendered:
         if self._template is None:
             what = f"{self._card.name} has no chat template"
             raise InvalidRequestError(f"{what}; send a rendered prompt to /v1/completions", param="messages")
-        rendered = self._template.render(chat)
+        return self._template.render(chat)
+
+    def _encoded(self, rendered: Rendered, add_special_tokens: bool) -> list[int]:
         ids = self._control.encode(rendered.text, rendered.mark)
         return self._with_one_bos(ids) if add_special_tokens else ids
 

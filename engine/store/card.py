@@ -31,6 +31,8 @@ def read(located: Located) -> ModelCard:
         license=card.license or (entry.license if entry else ""),
         pooling=card.pooling,
         embedding_dimensions=card.embedding_dimensions,
+        response_template=card.response_template,
+        marker_ids=card.marker_ids,
     )
 
 

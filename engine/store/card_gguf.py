@@ -1,5 +1,7 @@
 """The card of a GGUF file, from its key-values. Keys: ggml's docs/gguf.md."""
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from ..errors import BadModelFileError
@@ -21,8 +23,9 @@ END_TEXTS = (
 
 _POOLING: dict[Any, str] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 """llama.cpp's llama_pooling_type; 0 is none, which leaves it to us."""
-_CONTROL = 3
-"""``tokenizer.ggml.token_type`` of a control token."""
+_CONTROL, _USER_DEFINED = 3, 4
+"""``tokenizer.ggml.token_type`` of control tokens, and of others that match whole."""
+_MAX_MARKER, _MAX_MARKERS = 48, 512
 _MAX_TEMPLATE = 1 << 20
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 _SAMPLING = {
@@ -58,7 +61,27 @@ def read(located: Located) -> ModelCard:
         defaults=_defaults(meta),
         license=str(meta.get("general.license", ""))[:200],
         pooling=_POOLING.get(meta.get(f"{meta.get('general.architecture')}.pooling_type"), "last"),
+        marker_ids=markers(_marked(meta, tokens)),
     )
+
+
+def markers(tokens: Iterable[tuple[str, int, bool]]) -> dict[str, int]:
+    """Of added tokens, text, id and whether they are special: those that grammars take for control tokens."""
+    found = (
+        (text, i)
+        for text, i, special in tokens
+        if 2 < len(text) <= _MAX_MARKER and (special or (text[0] == "<" and text[-1] == ">"))
+        if not any(c.isdigit() for c in text)  # <unused12>, <|reserved_special_token_7|>
+    )
+    return dict(islice(found, _MAX_MARKERS))
+
+
+def _marked(meta: dict[str, Any], tokens: list[str]) -> Iterator[tuple[str, int, bool]]:
+    kinds = meta.get("tokenizer.ggml.token_type")
+    if isinstance(kinds, list) and len(kinds) == len(tokens):
+        for i, kind in enumerate(kinds):
+            if kind in (_CONTROL, _USER_DEFINED):
+                yield tokens[i], i, kind == _CONTROL
 
 
 def _tokens(header: gguf.GGUFHeader) -> list[str]:

@@ -8,7 +8,7 @@ import msgspec
 
 from ..errors import BadModelFileError, StoreError
 from ..formats.headers.hf_config import model_config_from_hf
-from .card_gguf import END_TEXTS
+from .card_gguf import END_TEXTS, markers
 from .located import Located, ModelCard, TokenizerSource
 from .snapshot import POOLING_FILE
 
@@ -60,6 +60,8 @@ def read(located: Located) -> ModelCard:
         license=_license(folder),
         pooling=_pooling(_json(folder / POOLING_FILE, optional=True)),
         embedding_dimensions=_dimensions(config),
+        marker_ids=markers((t.content, t.id, t.special) for t in tokenizer.added_tokens),
+        response_template=response if isinstance(response := settings.get("response_template"), dict) else None,
     )
 
 

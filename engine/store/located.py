@@ -55,3 +55,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """How prompts become vectors: last or mean; anything else is not done here."""
     embedding_dimensions: list[int] = []
     """Sizes to which vectors may be cut, beside their own; [-1] = any."""
+    response_template: dict[str, Any] | None = None
+    """How its output is to be read, in Hugging Face's format; as its files have it, unchecked."""
+    marker_ids: dict[str, int] = {}
+    """Tokens that are one text whole, such as ``<tool_call>``: a grammar names them by id, not by their text."""

@@ -132,7 +132,7 @@ async def test_a_begun_answer_is_continued() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 400, "invalid_request_error", "content.0"),
         ({"system": [{"type": "image"}]}, 400, "invalid_request_error", "system.0"),
         ({"tools": [{"name": "f"}]}, 400, "invalid_request_error", "tools.0"),
-        ({"tools": [TOOL]}, 400, "invalid_request_error", "tools"),
+        ({"tools": [TOOL, TOOL]}, 400, "invalid_request_error", "tools.1"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, 400, "invalid_request_error", "tool_choice"),
         ({"temperature": "hot"}, 400, "invalid_request_error", "temperature must be a number"),
         ({"model": "other"}, 404, "not_found_error", "other"),

@@ -173,7 +173,7 @@ async def test_no_prompt_asks_to_load(path: str, body: dict[str, Any], reason: s
         ("/api/chat", {"messages": [USER], "options": {"temperature": 3}}, 400, "options.temperature is 3"),
         ("/api/chat", {"messages": [USER], "format": {"type": 5}}, 400, "format is not usable"),
         ("/api/chat", {"messages": [USER], "format": "xml"}, 400, "format"),
-        ("/api/chat", {"messages": [USER], "tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
+        ("/api/chat", {"messages": [USER], "tools": [{"type": "function", "function": {}}]}, 400, "tools"),
         ("/api/generate", {"prompt": "x", "template": "{{ . }}"}, 400, "template"),
         ("/api/generate", {"prompt": "x", "images": ["aGk="]}, 400, "images"),
         ("/api/generate", {"prompt": 7}, 400, "prompt must be a string"),

@@ -33,7 +33,7 @@ LOGITS_WIDTH = 960
 MODEL = "tiny"
 
 
-def card(template: str = "{% if role == 'observer' %}{% endif %}") -> ModelCard:
+def card(template: str = "{% if role == 'observer' %}{% endif %}{# tools: <tool_call> with arguments #}") -> ModelCard:
     """A model of which only the sizes matter."""
     return ModelCard(
         name="tiny-original",
