@@ -53,7 +53,7 @@ class OpenCall:
             prompt_logprobs = sampling.logprobs
         is_chat = generate.chat is not None
         params = resolver.resolve(
-            sampling, len(prompt.token_ids), sizes, is_chat=is_chat, until_full=is_chat or generate.until_full
+            sampling, len(prompt.token_ids), sizes, is_chat=is_chat, until_full=generate.until_full
         )
         params = msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs)
         wants_ids = generate.return_token_ids or (generate.echo and prompt_logprobs is not None)

@@ -42,6 +42,7 @@ from .open_call import OpenCall
 from .outbox import Outbox
 from .text import load_tokenizer
 from .text.convert import Converter
+from .text.model_defaults import with_stops
 from .text.prompt import Prompt, PromptEncoder, num_chars_to_encode
 from .text.sampling import SamplingResolver, Sizes
 from .text.token_bytes import TokenBytes
@@ -148,6 +149,7 @@ class Tokenizer(Actor):
         if (error := self._why_not()) is not None:
             self._reply(sender, CallFailed(call_id, error.info()))
             return
+        generate = with_stops(generate, self.setup.card)
         call = self._calls[call_id] = OpenCall(sender, generate, anyio.current_time())
         if self._tasks is None or num_chars_to_encode(generate) <= _INLINE_CHARS:
             self._encode(call)

@@ -26,8 +26,12 @@ def run(args: argparse.Namespace) -> int:
     quiet = [] if args.debug else ['server.log_level="warning"']
     loaded = prepare.load_config(args, quiet)
     located, card = prepare.load_model(args, loaded)
+    loaded = prepare.with_model_settings(args, loaded, located, card, quiet)
     sampling = {name: value for name in _SAMPLING if (value := getattr(args, name)) is not None}
-    conversation = Conversation(chat=card.chat_template is not None, system=args.system, sampling=sampling)
+    if "seed" in card.defaults:
+        sampling.setdefault("seed", card.defaults["seed"])
+    system = card.system or None if args.system is None else args.system
+    conversation = Conversation(chat=card.chat_template is not None, system=system, sampling=sampling)
     begun_s = time.monotonic()
     session = Session(loaded, located, card)
     with _started(session, f"loading {loaded.model} ..."):

@@ -21,6 +21,7 @@ from .facts import CallFacts
 from .generation import Generation
 from .limits import BodyGuard, check_headers
 from .ollama import GenerateDialect, OllamaChatDialect
+from .ollama_manage import OllamaManage
 from .ollama_models import OllamaModels
 from .ollama_pull import Pull
 from .openai import ChatDialect, CompletionsDialect
@@ -41,7 +42,7 @@ def build_app(service: Service) -> ASGIApp:
     """All that the port answers."""
     access = Access(service.config.server)
     plain, tokens, ollama = PlainRoutes(service, access), TokenRoutes(service), OllamaModels(service)
-    responses = ResponseStore()
+    manage, responses = OllamaManage(service), ResponseStore()
     stored = StoredResponses(responses)
     routes = [
         Route("/v1/completions", Generation(service, CompletionsDialect(service)), methods=["POST"]),
@@ -55,7 +56,9 @@ def build_app(service: Service) -> ASGIApp:
         Route("/api/version", ollama.version, methods=["GET"]),
         Route("/api/show", ollama.show, methods=["POST"]),
         Route("/api/pull", Pull(service), methods=["POST"]),
-        Route("/api/delete", ollama.delete, methods=["DELETE"]),
+        Route("/api/create", manage.create, methods=["POST"]),
+        Route("/api/copy", manage.copy, methods=["POST"]),
+        Route("/api/delete", manage.delete, methods=["DELETE"]),
         Route("/api/embed", ollama.embed, methods=["POST"]),
         Route("/api/embeddings", ollama.embed, methods=["POST"]),
         Route("/v1/messages", Generation(service, MessagesDialect(service)), methods=["POST"]),

@@ -21,6 +21,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     speculators: list[str] = []
     """Methods that are loaded."""
     max_draft_tokens: int = 0
+    default_seed: int | None = None
+    """The model's own; None = another one for each call."""
 
 
 class ParsedCall(msgspec.Struct, frozen=True, kw_only=True):

@@ -80,6 +80,7 @@ class Service:
             chat_template=self.card.chat_template or "",
             speculators=config.speculation.methods,
             max_draft_tokens=config.speculation.max_draft_tokens,
+            default_seed=self.card.defaults.get("seed"),
         )
 
     def check_model(self, name: str | None) -> None:

@@ -13,6 +13,7 @@ from ...engine.store.located import ModelCard
 from ..messages import Chat, Detokenize, Generate, Tokenize
 from .chat_template import ChatTemplate, message_text
 from .control_text import ControlText
+from .model_defaults import with_opening
 
 
 class Prompt(NamedTuple):
@@ -62,7 +63,7 @@ class PromptEncoder:
         if self._template is None:
             what = f"{self._card.name} has no chat template"
             raise InvalidRequestError(f"{what}; send a rendered prompt to /v1/completions", param="messages")
-        rendered = self._template.render(chat)
+        rendered = self._template.render(with_opening(chat, self._card))
         ids = self._control.encode(rendered.text, rendered.mark)
         return self._with_one_bos(ids) if add_special_tokens else ids
 

@@ -60,10 +60,12 @@ def write(name: str, text: str) -> Path:
     """Keep a Modelfile, whole or not at all, in the place of one that had the same name.
 
     Raises:
-        ConfigError: a name that cannot be.
+        ConfigError: a name that cannot be, no Modelfile, or one that would be made of itself.
         StoreError: the folder cannot be written.
     """
-    path = _path(check_name(name))
+    full = check_name(name)
+    _check_chain(full, modelfile.parse(text, name).base)
+    path = _path(full)
     part = path.with_name(f".{FILE}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +117,16 @@ def anchored(name: str, folder: Path) -> str:
     path = folder / Path(name).expanduser()
     is_path = name.startswith(("./", "../", "/", "~")) or name in (".", "..") or path.exists()
     return os.path.abspath(path) if is_path else name
+
+
+def _check_chain(full: str, base: str) -> None:
+    """Refuse a circle of models before it is closed."""
+    seen: set[str] = set()
+    while (path := find(base)) is not None and base not in seen:
+        seen.add(base)
+        if full_name(base) == full:
+            raise ConfigError(f"{full} would be made of itself; choose another name, or let FROM name another model")
+        base = read(path, base)[0].base
 
 
 def _path(full: str) -> Path:

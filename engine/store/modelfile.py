@@ -145,7 +145,7 @@ def instructions(text: str, name: str) -> Iterator[Line]:
         yield line._replace(value=inner, word=word.lower())
 
 
-def write(base: str, preset: Preset, parameters: Iterable[tuple[str, Any]], *, head: str = "", draft: str = "") -> str:
+def write(base: str, preset: Preset, parameters: Iterable[tuple[str, Any]], *, head: str = "") -> str:
     """A Modelfile that says the same; ``parameters`` are (Ollama's name, value), ``head`` becomes a comment.
 
     Raises:
@@ -159,8 +159,8 @@ def write(base: str, preset: Preset, parameters: Iterable[tuple[str, Any]], *, h
     if preset.system is not None:
         lines.append(f"SYSTEM {_quoted(preset.system)}")
     lines += [f"MESSAGE {m['role']} {_quoted(m['content'])}" for m in preset.messages]
-    if draft or preset.draft_model:
-        lines.append(f"DRAFT {draft or preset.draft_model}")
+    if preset.draft_model:
+        lines.append(f"DRAFT {preset.draft_model}")
     if preset.license:
         lines.append(f"LICENSE {_quoted(preset.license)}")
     return "\n".join(lines) + "\n"

@@ -88,7 +88,10 @@ def test_templates(tmp_path: Path, tiny: str, home: Path, gguf_bytes: bytes) -> 
 
 def test_a_circle_and_a_missing_base_are_told(tiny: str) -> None:
     created.write("a", "FROM b")
-    created.write("b", "FROM a")
+    with pytest.raises(ConfigError, match="b:latest would be made of itself"):
+        created.write("b", "FROM a")
+    (paths.models() / "b" / "latest").mkdir(parents=True)
+    (paths.models() / "b" / "latest" / "Modelfile").write_text("FROM a")  # by hand
     with pytest.raises(StoreError, match="more than 16 models are made of one another"):
         resolve.locate("a")
     created.write("c", "FROM nothing-like-it")
