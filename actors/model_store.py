@@ -73,7 +73,7 @@ def describe(located: Located, card: ModelCard | None, modified_s: float, name: 
         digest=next((digest for digest in located.digests if digest), ""),
         format=located.kind,
         card=card,
-        parent=preset.base,
+        parent=_public(preset.base),
         modelfile=_modelfile(located, card),
         parameters=parameter_lines(located, card) if card is not None else [],
     )
@@ -165,9 +165,16 @@ class ModelStore:
 
 def _modelfile(located: Located, card: ModelCard | None) -> str:
     try:
-        return as_modelfile(located, card) if card is not None else ""
+        text = as_modelfile(located, card) if card is not None else ""
     except ConfigError:
         return f"FROM {located.name}\n"  # it holds a text that no Modelfile can
+    draft = located.preset.draft_model if located.preset is not None else ""
+    return modelfile.rebased(text, located.name, _public(located.name), _public(draft)) if text else ""
+
+
+def _public(name: str) -> str:
+    """A model's name for clients: of a path the last part, for they need not know where things lie."""
+    return os.path.basename(name) if os.path.isabs(name) else name
 
 
 def _card(located: Located) -> ModelCard | None:
