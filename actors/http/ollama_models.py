@@ -45,7 +45,7 @@ class OllamaModels:
         found = [served]
         if self._service.config.server.model_management:
             here = await anyio.to_thread.run_sync(self._service.store.models)
-            found += [model for model in here if model.name != served.name]
+            found += [model for model in here if not is_same(model.name, served.name)]
         return json_response({"models": [_listed(model) for model in found]})
 
     async def ps(self, request: Request) -> Response:
