@@ -1,14 +1,16 @@
 """``paceline stop``: end the server on a port of this machine, as Ctrl-C in its terminal would."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
+import time
 
 from ...engine.errors import PacelineError
 from .. import listen, server_address
 
-_MOST_S = 600.0
+_MOST_S, _POLL_S = 600.0, 0.05
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,14 +27,16 @@ def run(args: argparse.Namespace) -> int:
     name = listen.name_of(process)
     if not name.startswith("paceline serve"):
         raise PacelineError(f"port {address.port} belongs to pid {process.pid} ({name}), which is no paceline serve")
-    try:
-        process.send_signal(signal.SIGTERM)
-        process.wait(_MOST_S)
-    except psutil.NoSuchProcess:
-        pass
-    except psutil.AccessDenied as e:
-        raise PacelineError(f"pid {process.pid} ({name}) is another user's; ask them to stop it") from e
-    except psutil.TimeoutExpired as e:
-        raise PacelineError(f"pid {process.pid} still answers calls after {_MOST_S:g} s; run this again") from e
+    with contextlib.suppress(psutil.NoSuchProcess):  # it was on its way out
+        try:
+            process.send_signal(signal.SIGTERM)
+        except psutil.AccessDenied as e:
+            raise PacelineError(f"pid {process.pid} ({name}) is another user's; ask them to stop it") from e
+        end_s = time.monotonic() + _MOST_S
+        # Its parent may not have fetched its status yet: then it is a zombie, and as good as gone.
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > end_s:
+                raise PacelineError(f"pid {process.pid} still answers calls after {_MOST_S:g} s; run this again")
+            time.sleep(_POLL_S)
     sys.stdout.write(f"the server on port {address.port} (pid {process.pid}) has ended\n")
     return 0
