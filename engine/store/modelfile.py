@@ -122,7 +122,7 @@ def instructions(text: str, name: str) -> Iterator[Line]:
         raise ConfigError(f"{name}: has {len(text)} characters: at most {MAX_CHARS}; shorten it")
     lines = enumerate(text.removeprefix("\ufeff").split("\n"), 1)
     for number, raw in lines:
-        parts = raw.split(maxsplit=1)
+        parts = raw.removesuffix("\r").split(maxsplit=1)
         if not parts or parts[0].startswith("#"):
             continue
         line = Line(parts[0].upper(), "", number)
@@ -130,11 +130,11 @@ def instructions(text: str, name: str) -> Iterator[Line]:
             near = difflib.get_close_matches(line.keyword, KEYWORDS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"keywords are {', '.join(KEYWORDS)}"
             raise ConfigError(f"{name}:{number}: unknown keyword {parts[0][:40]!r}; {hint}")
-        value, word = parts[1].strip() if len(parts) > 1 else "", ""
+        value, word = parts[1] if len(parts) > 1 else "", ""
         if line.keyword in _WORDS:
             word, *rest = value.split(maxsplit=1) or [""]
             value = rest[0] if rest else ""
-        if not value:
+        if not value.strip():
             raise _fault(name, line, f"needs {_WORDS.get(line.keyword, 'a value; add it, or leave the line out')}")
         while (inner := _unquoted(value)) is None:
             more = next(lines, None)
@@ -185,7 +185,7 @@ def _unquoted(value: str) -> str | None:
         if value.startswith(mark):
             closed = value.rstrip()
             return closed[len(mark) : -len(mark)] if len(closed) >= 2 * len(mark) and closed.endswith(mark) else None
-    return value
+    return value.rstrip()
 
 
 def _quoted(text: str) -> str:

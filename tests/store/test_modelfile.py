@@ -1,5 +1,8 @@
 """A Modelfile's text to values and back; what is wrong is named with its line."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -151,3 +154,12 @@ def test_every_parameter_has_a_name_of_ours_and_back() -> None:
     preset = of_parameters(pairs)
     assert dict(preset.parameter_lines()).keys() == parameters.PARAMETERS.keys()
     assert not parameters.PARAMETERS.keys() & parameters.NO_EFFECT.keys()
+
+
+def test_the_documented_modelfile_and_keywords() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    text = re.findall(r"```\n(# fox.*?)```", page, re.S)[0]
+    found = parse(text, "fox.modelfile").preset
+    assert found.system and found.max_model_len == 4096 and len(found.messages) == 2 and not found.notes
+    assert all(f"`{keyword}`" in page for keyword in modelfile.KEYWORDS)
+    assert all(re.search(rf"[`\s]{name}[`\s]", page) for name in parameters.PARAMETERS)
