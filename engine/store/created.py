@@ -122,10 +122,13 @@ def anchored(name: str, folder: Path) -> str:
 def _check_chain(full: str, base: str) -> None:
     """Refuse a circle of models before it is closed."""
     seen: set[str] = set()
-    while (path := find(base)) is not None and base not in seen:
+    while base not in seen:
         seen.add(base)
         if full_name(base) == full:
             raise ConfigError(f"{full} would be made of itself; choose another name, or let FROM name another model")
+        path = find(base)
+        if path is None:
+            return
         base = read(path, base)[0].base
 
 
