@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from .flags import BATCH_FLAGS, ENGINE_FLAGS, SERVER_FLAGS, UsageError, add_config_flags, add_foreign_flags
 from .speculative_flags import add_speculative_flags
 
-_MODEL_HELP = "library name, org/repo, folder or .gguf file (smollm2:135m)"
+_MODEL_HELP = "library name, org/repo, folder, .gguf file, Modelfile or ollama:NAME (smollm2:135m)"
 
 
 class Verb(NamedTuple):
@@ -92,6 +92,7 @@ def _ls(parser: argparse.ArgumentParser, everything: bool) -> None:
 def _show(parser: argparse.ArgumentParser, everything: bool) -> None:
     parser.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
     parser.add_argument("--template", action="store_true", help="print the chat template and nothing else")
+    parser.add_argument("--modelfile", action="store_true", help="print a Modelfile to start your own from")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -100,6 +101,26 @@ def _rm(parser: argparse.ArgumentParser, everything: bool) -> None:
     parser.add_argument(
         "-y", "--yes", action="store_true", help="do not ask before deleting from the Hugging Face cache"
     )
+
+
+def _create(parser: argparse.ArgumentParser, everything: bool) -> None:
+    parser.add_argument("name", metavar="NAME", help="what to call it: NAME or NAME:TAG")
+    parser.add_argument("-f", "--file", metavar="FILE", default="Modelfile", help="a Modelfile (./Modelfile)")
+
+
+def _ps(parser: argparse.ArgumentParser, everything: bool) -> None:
+    _add_server_address(parser)
+    parser.add_argument("--api-key", metavar="KEY", help="the server's key, if it asks for one")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _stop(parser: argparse.ArgumentParser, everything: bool) -> None:
+    _add_server_address(parser)
+
+
+def _add_server_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", metavar="HOST", help="where the server listens (OLLAMA_HOST, else 127.0.0.1)")
+    parser.add_argument("--port", type=int, metavar="PORT", help="its port (OLLAMA_HOST, else 8000)")
 
 
 def _check(parser: argparse.ArgumentParser, everything: bool) -> None:
@@ -134,7 +155,14 @@ VERBS: dict[str, Verb] = {
     "pull": Verb("fetch a model", _pull, "paceline pull qwen2.5:0.5b\n  paceline pull Qwen/Qwen2.5-0.5B-Instruct"),
     "ls": Verb("list the models on this machine", _ls, "paceline ls\n  paceline ls --json"),
     "show": Verb("what a model is: sizes, context, template, licence", _show, "paceline show smollm2:135m"),
-    "rm": Verb("delete a fetched model", _rm, "paceline rm qwen2.5:0.5b -y"),
+    "create": Verb(
+        "make a model of your own from a Modelfile",
+        _create,
+        "paceline create fox -f Modelfile\n  paceline create fox:loud -f loud.modelfile",
+    ),
+    "ps": Verb("what is served on this machine", _ps, "paceline ps\n  paceline ps --port 9000"),
+    "stop": Verb("end a server on this machine", _stop, "paceline stop\n  paceline stop --port 9000"),
+    "rm": Verb("delete a fetched or created model", _rm, "paceline rm qwen2.5:0.5b -y"),
     "check": Verb("check a config file", _check, "paceline check configs/laptop.toml"),
     "version": Verb("print the version", _version, "paceline version"),
 }

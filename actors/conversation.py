@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from ..engine.errors import ConfigError
+from ..engine.store import created
+from ..engine.store.preset import Preset
 from ..engine.types import SpeculationStats
 from .messages import Admitted, Chat, Generate, Sampling, TextDelta
 
@@ -59,12 +61,19 @@ class Costs(msgspec.Struct):
 class Conversation:
     """Messages so far and the parameters of the next answer."""
 
-    def __init__(self, *, chat: bool, system: str | None = None, sampling: dict[str, Any] | None = None) -> None:
-        """``chat=False``: the model has no template, so each prompt is continued as it is and nothing is remembered."""
+    def __init__(
+        self, *, chat: bool, system: str | None = None, sampling: dict[str, Any] | None = None,
+        opening: list[dict[str, str]] | None = None,
+    ) -> None:  # fmt: skip
+        """``chat=False``: the model has no template, so each prompt is continued as it is and nothing is remembered.
+
+        ``opening``: messages that the engine puts in front of each call, because the model comes with them.
+        """
         self.chat = chat
         self.system = system
         self.sampling: dict[str, Any] = dict(sampling or {})
         self.messages: list[dict[str, Any]] = []
+        self.opening: list[dict[str, Any]] = list(opening or [])
 
     def set(self, name: str, text: str) -> None:
         """Set a sampling parameter from text, under its name or Ollama's.
@@ -115,17 +124,17 @@ class Conversation:
             ConfigError: the file cannot be written.
         """
         raw = msgspec.json.format(msgspec.json.encode({"system": self.system, "messages": self.messages}))
-        try:
-            Path(path).expanduser().write_bytes(raw + b"\n")
-        except OSError as e:
-            raise ConfigError(f"{path}: cannot be written ({e.strerror or e}); name another file") from e
+        write_text(path, raw.decode() + "\n")
 
     def load(self, path: str) -> None:
-        """Take up what ``save`` wrote.
+        """Take up what ``save`` wrote, or what a Modelfile says; the model stays the same.
 
         Raises:
             ConfigError: no such file, or it holds something else.
         """
+        if is_modelfile(path):
+            self._take(created.read(Path(path).expanduser(), path)[0].preset)
+            return
         try:
             saved = msgspec.json.decode(Path(path).expanduser().read_bytes(), type=_Saved)
         except OSError as e:
@@ -134,6 +143,29 @@ class Conversation:
             raise ConfigError(f"{path}: is no saved conversation ({e}); name a file that /save wrote") from e
         self.system = saved.system
         self.messages = saved.messages
+
+    def _take(self, preset: Preset) -> None:
+        said = preset.messages
+        self.messages = [*(said[len(self.opening) :] if said[: len(self.opening)] == self.opening else said)]
+        self.system = self.system if preset.system is None else preset.system or None
+        self.sampling |= {name: value for name, value in preset.sampling.items() if value is not None}
+
+
+def is_modelfile(path: str) -> bool:
+    """Whether a file is called one, as ``run`` and ``serve`` know them."""
+    return "modelfile" in Path(path).name.lower()
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file that the user named.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        Path(path).expanduser().write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be written ({e.strerror or e}); name another file") from e
 
 
 class _Saved(msgspec.Struct):

@@ -4,12 +4,15 @@ from pathlib import Path
 
 from ..engine.store.download import size_text
 from ..engine.store.located import Located, ModelCard
+from ..engine.store.preset import Preset
 from ..engine.types import ModelConfig
+
+_BRIEF_CHARS = 80
 
 
 def facts(located: Located, card: ModelCard) -> dict[str, str]:
     """What a model is, in the order to print."""
-    m = card.model
+    m, preset = card.model, located.preset or Preset()
     files = located.files[0] if len(located.files) == 1 else f"{located.folder} ({len(located.files)} files)"
     found = {
         "model": card.name,
@@ -25,8 +28,13 @@ def facts(located: Located, card: ModelCard) -> dict[str, str]:
         "chat template": "yes" if card.chat_template else "none: prompts are continued as they are",
         "end ids": ", ".join(map(str, card.end_ids)) or "none",
         "sampling": ", ".join(f"{k} {v}" for k, v in card.defaults.items()) or "the API's defaults",
-        "licence": card.license or "not stated",
+        "made of": preset.base,
+        "system": _brief(card.system),
+        "talk": f"begins with {len(card.messages)} messages" if card.messages else "",
+        "draft model": preset.draft_model,
+        "licence": _brief(card.license) or "not stated",
         "source": f"{located.source}, {Path(files)}",
+        "note": "; ".join(preset.notes),
     }
     return {name: text for name, text in found.items() if text}
 
@@ -35,6 +43,12 @@ def lines(found: dict[str, str]) -> str:
     """``facts`` as aligned text."""
     width = max(map(len, found))
     return "".join(f"{name:<{width}}  {text}\n" for name, text in found.items())
+
+
+def _brief(text: str) -> str:
+    """The first line of a text, cut short."""
+    line = text.strip().split("\n", 1)[0]
+    return f"{line[:_BRIEF_CHARS]} ..." if len(line) > _BRIEF_CHARS or line != text.strip() else line
 
 
 def num_parameters(m: ModelConfig) -> int:

@@ -5,9 +5,12 @@ import errno
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    import psutil
 
 BACKLOG = 2048
 
@@ -49,7 +52,13 @@ def url(listener: socket.socket) -> str:
 
 
 def _owner(port: int) -> str:
-    """`` by pid 123 (paceline serve)`` where the system lets us see it; of a family, the one that started the rest."""
+    """`` by pid 123 (paceline serve)`` where the system lets us see it."""
+    process = owner(port)
+    return f" by pid {process.pid} ({name_of(process)})" if process is not None else ""
+
+
+def owner(port: int) -> "psutil.Process | None":
+    """The process that listens on ``port``, where the system lets us see it; of a family, the first."""
     import psutil
 
     def listens(connections: Iterable[Any]) -> bool:
@@ -61,7 +70,16 @@ def _owner(port: int) -> str:
             process = psutil.Process(pid)
             while (parent := process.parent()) is not None and listens(parent.net_connections("tcp")):
                 process = parent
-            return f" by pid {process.pid} ({_short_name(process.cmdline()) or process.name()})"
+            return process
+    return None
+
+
+def name_of(process: "psutil.Process") -> str:
+    """What a person calls it: ``paceline serve``; empty when it is gone."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return _short_name(process.cmdline()) or process.name()
     return ""
 
 

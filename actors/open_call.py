@@ -86,7 +86,7 @@ class OpenCall:
             params = resolver.pooled(generate.embed, len(prompt.token_ids), sizes, param)
         else:
             params = resolver.resolve(
-                sampling, len(prompt.token_ids), sizes, is_chat=is_chat, until_full=is_chat or generate.until_full
+                sampling, len(prompt.token_ids), sizes, is_chat=is_chat, until_full=generate.until_full
             )
             grammar = reader.grammar(generate.reading, prompt.end, sampling.grammar)
             params = msgspec.structs.replace(params, prompt_logprobs=prompt_logprobs, grammar=grammar)

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 from ..engine.errors import ActorError, ConfigError, PacelineError
 from ..engine.store import paths
-from .conversation import Conversation
+from .conversation import Conversation, is_modelfile, write_text
 
 HELP = """\
 /?                       this help
@@ -15,8 +15,8 @@ HELP = """\
 /set parameter NAME V    temperature, top_p, top_k, min_p, seed, max_tokens, stop, ...
 /set system TEXT         system message, from the next answer on
 /set verbose|quiet       print times and rates after each answer, or not
-/show info|system|parameters
-/save FILE, /load FILE   the conversation as JSON
+/show info|system|parameters|template|modelfile
+/save FILE, /load FILE   the conversation as JSON, or as a Modelfile if FILE is named so
 \"\"\"                      begins and ends a prompt of several lines
 Ctrl-C                   ends the answer that is being written
 """
@@ -32,6 +32,8 @@ class Repl:
         answer: Callable[[str], None],
         info: Callable[[], str],
         *,
+        template: str = "",
+        modelfile: Callable[[], str] = str,
         verbose: bool = False,
         read: Callable[[str], str] = input,
         write: Callable[[str], object] = sys.stdout.write,
@@ -40,6 +42,8 @@ class Repl:
         self.verbose = verbose
         self._answer = answer
         self._info = info
+        self._template = template
+        self._modelfile = modelfile
         self._read = read
         self._write = write
 
@@ -96,8 +100,12 @@ class Repl:
             case "/show":
                 self._show(rest)
             case "/save" | "/load" if rest:
-                act = self.conversation.save if verb == "/save" else self.conversation.load
-                act(rest)
+                if verb == "/load":
+                    self.conversation.load(rest)
+                elif is_modelfile(rest):
+                    write_text(rest, self._modelfile())
+                else:
+                    self.conversation.save(rest)
                 self._write(f"{'saved to' if verb == '/save' else 'loaded from'} {rest}\n")
             case "/save" | "/load":
                 raise ConfigError(f"{verb} needs a file, such as: {verb} talk.json")
@@ -127,8 +135,12 @@ class Repl:
             case "parameters":
                 found = self.conversation.sampling.items()
                 self._write("".join(f"{k} {v}\n" for k, v in found) or "none set\n")
+            case "template":
+                self._write(f"{self._template or 'none'}\n")
+            case "modelfile":
+                self._write(self._modelfile())
             case _:
-                raise ConfigError("/show info, /show system or /show parameters")
+                raise ConfigError("/show info, system, parameters, template or modelfile")
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from .outbox import Outbox
 from .output_format import format_of
 from .text import load_tokenizer
 from .text.convert import Converter
+from .text.model_defaults import with_stops
 from .text.prompt import Prompt, PromptEncoder, num_chars_to_encode
 from .text.response.reader import OutputReader
 from .text.sampling import SamplingResolver, Sizes
@@ -159,6 +160,7 @@ class Tokenizer(Actor):
         if (error := self._why_not()) is not None:
             self._reply(sender, CallFailed(call_id, error.info()))
             return
+        generate = with_stops(generate, self.setup.card)
         call = self._calls[call_id] = OpenCall(sender, generate, anyio.current_time())
         if self._tasks is None or num_chars_to_encode(generate) <= _INLINE_CHARS:
             self._encode(call)

@@ -1,6 +1,6 @@
 """TOML to nested frozen Structs. Unknown keys are refused with the nearest known one; nothing changes after ``load``.
 
-Precedence: ``-s section.key=value`` > ``PACELINE_SECTION__KEY`` environment > file > defaults here.
+Precedence: ``-s section.key=value`` > ``PACELINE_SECTION__KEY`` environment > file > the model's own > defaults here.
 """
 
 import difflib
@@ -177,9 +177,12 @@ _SPECULATORS, _RULES = "spec_decode.speculators", "spec_decode.rules"
 
 
 def load(
-    path: Path | str | None = None, overrides: Iterable[str] = (), environ: Mapping[str, str] | None = None
-) -> Config:
+    path: Path | str | None = None, overrides: Iterable[str] = (), environ: Mapping[str, str] | None = None,
+    below: Mapping[str, Any] | None = None,
+) -> Config:  # fmt: skip
     """Read ``path`` (or nothing), apply environment and ``section.key=value`` overrides, check, and freeze.
+
+    ``below`` are values by ``section.key`` that apply where nothing else is said: those that come with a model.
 
     Raises:
         ConfigError: one line that names file and line (or the override), key and remedy.
@@ -205,6 +208,9 @@ def load(
     _check_keys(Config, tree, (), where)
     for key, value, source in _overrides(overrides, os.environ if environ is None else environ):
         _set(tree, key, value, source)
+    for key, value in (below or {}).items():
+        if not _is_set(tree, key):
+            _set(tree, key, value, "what comes with the model")
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as e:
@@ -357,6 +363,19 @@ def _overrides(items: Iterable[str], environ: Mapping[str, str]) -> Iterable[tup
         if not eq or not key.strip():
             raise ConfigError(f"-s {item}: must be section.key=value, such as -s scheduler.max_num_seqs=32")
         yield key.strip(), parse_value(text.strip()), f"-s {item}"
+
+
+def _is_set(tree: dict[str, Any], key: str) -> bool:
+    """Whether ``tree``, in which the tables of methods are gathered, has a ``key`` as people write it."""
+    parts = key.split(".")
+    if len(parts) == 3:
+        parts.insert(1, "settings")
+    node: Any = tree
+    for part in parts:
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return True
 
 
 def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:

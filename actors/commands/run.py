@@ -7,8 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
+import msgspec
+
 from ...engine.errors import PacelineError
+from ...engine.store.located import Located, ModelCard
 from .. import describe, prepare, terminal
+from ..as_modelfile import as_modelfile
 from ..conversation import Conversation, Costs, read_answer
 from ..flags import UsageError
 from ..repl import Repl, line_editing
@@ -26,15 +30,21 @@ def run(args: argparse.Namespace) -> int:
     quiet = [] if args.debug else ['server.log_level="warning"']
     loaded = prepare.load_config(args, quiet)
     located, card = prepare.load_model(args, loaded)
+    loaded = prepare.with_model_settings(args, loaded, located, card, quiet)
     sampling = {name: value for name in _SAMPLING if (value := getattr(args, name)) is not None}
-    conversation = Conversation(chat=card.chat_template is not None, system=args.system, sampling=sampling)
+    if "seed" in card.defaults:
+        sampling.setdefault("seed", card.defaults["seed"])
+    system = card.system or None if args.system is None else args.system
+    conversation = Conversation(
+        chat=card.chat_template is not None, system=system, sampling=sampling, opening=card.messages
+    )
     begun_s = time.monotonic()
     session = Session(loaded, located, card)
     with _started(session, f"loading {loaded.model} ..."):
         load_s = time.monotonic() - begun_s
         if prompt is not None:
             return _once(session, conversation, prompt, load_s if args.verbose else None)
-        return _talk(session, conversation, args, loaded.model, describe.lines(describe.facts(located, card)))
+        return _talk(session, conversation, args, located, card)
 
 
 def _piped() -> str | None:
@@ -62,7 +72,9 @@ def _once(session: Session, conversation: Conversation, prompt: str, load_s: flo
     return 0
 
 
-def _talk(session: Session, conversation: Conversation, args: argparse.Namespace, name: str, info: str) -> int:
+def _talk(
+    session: Session, conversation: Conversation, args: argparse.Namespace, located: Located, card: ModelCard
+) -> int:
     def answer(prompt: str) -> None:
         costs = Costs()
         with suppress(KeyboardInterrupt):  # the answer ends here, the conversation goes on
@@ -70,8 +82,19 @@ def _talk(session: Session, conversation: Conversation, args: argparse.Namespace
         if repl.verbose:
             sys.stdout.write(costs.lines())
 
-    repl = Repl(conversation, answer, lambda: info, verbose=args.verbose)
-    sys.stdout.write(f"{name}: type a message, /? for help\n")
+    def info() -> str:
+        return describe.lines(describe.facts(located, card))
+
+    def modelfile() -> str:
+        messages = [*conversation.opening, *conversation.messages]
+        said = {"defaults": card.defaults | conversation.sampling, "system": conversation.system or "",
+                "messages": messages}  # fmt: skip
+        return as_modelfile(located, msgspec.structs.replace(card, **said))
+
+    repl = Repl(
+        conversation, answer, info, template=card.chat_template or "", modelfile=modelfile, verbose=args.verbose
+    )
+    sys.stdout.write(f"{located.name}: type a message, /? for help\n")
     with line_editing():
         repl.run()
     return 0

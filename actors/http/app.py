@@ -24,6 +24,7 @@ from .generation import Generation
 from .invocations import Invocations
 from .limits import BodyGuard, check_headers
 from .ollama import GenerateDialect, OllamaChatDialect
+from .ollama_manage import OllamaManage
 from .ollama_models import OllamaModels
 from .ollama_pull import Pull
 from .openai import ChatDialect, CompletionsDialect
@@ -45,7 +46,7 @@ def build_app(service: Service) -> ASGIApp:
     """All that the port answers."""
     access = Access(service.config.server)
     plain, tokens, ollama = PlainRoutes(service, access), TokenRoutes(service), OllamaModels(service)
-    responses, admin = ResponseStore(), AdminRoutes(service)
+    manage, responses, admin = OllamaManage(service), ResponseStore(), AdminRoutes(service)
     stored = StoredResponses(responses)
     completion, chat = Generation(service, CompletionsDialect(service)), Generation(service, ChatDialect(service))
     embeddings = Generation(service, EmbeddingsDialect(service))
@@ -65,7 +66,9 @@ def build_app(service: Service) -> ASGIApp:
         Route("/api/version", ollama.version, methods=["GET"]),
         Route("/api/show", ollama.show, methods=["POST"]),
         Route("/api/pull", Pull(service), methods=["POST"]),
-        Route("/api/delete", ollama.delete, methods=["DELETE"]),
+        Route("/api/create", manage.create, methods=["POST"]),
+        Route("/api/copy", manage.copy, methods=["POST"]),
+        Route("/api/delete", manage.delete, methods=["DELETE"]),
         Route("/api/embed", Generation(service, OllamaEmbedDialect(service)), methods=["POST"]),
         Route("/api/embeddings", Generation(service, OllamaEmbeddingsDialect(service)), methods=["POST"]),
         Route("/v1/messages", Generation(service, MessagesDialect(service)), methods=["POST"]),

@@ -64,6 +64,8 @@ class Told(msgspec.Struct, frozen=True):
     """An answer for which the engine is not needed."""
 
     body: Any
+    ignored: list[str] = []
+    """Fields to name in a header."""
 
 
 class Dialect(Protocol):
@@ -111,7 +113,7 @@ class Generation:
         head = AnswerHead(dialect.id_prefix, int(time.time()), service.model_name, service.fingerprint, began_s)
         exchange = dialect.open(typed, fields, bounds, facts, head)
         if isinstance(exchange, Told):
-            await send_json(send, 200, msgspec.json.encode(exchange.body), [])
+            await send_json(send, 200, msgspec.json.encode(exchange.body), ignored_header(exchange.ignored))
             return
         if exchange.call.wish is not None:
             inner = exchange.call.wish_in_thought
@@ -122,7 +124,7 @@ class Generation:
         call = exchange.call
         facts.request_id = call.request_id
         meter = CallMeter(service.registry, call, facts.began_s)
-        headers = [(b"x-paceline-ignored", ", ".join(call.ignored).encode())] if call.ignored else []
+        headers = ignored_header(call.ignored)
         serve = self._stream if call.stream else self._whole
         await serve(scope, receive, send, exchange, meter, headers)
 
@@ -192,6 +194,11 @@ async def _admitted(events: AsyncGenerator[Admitted | TextDelta, None], meter: C
         raise ActorError("the engine answered a call before it was admitted; try again")
     meter.admitted(first)
     return first
+
+
+def ignored_header(names: Sequence[str]) -> list[Header]:
+    """The header that names fields without effect; none where there are none."""
+    return [(b"x-paceline-ignored", ", ".join(names).encode())] if names else []
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: list[Header]) -> None:

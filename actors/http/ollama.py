@@ -15,7 +15,7 @@ from .facts import CallFacts
 from .gathered import AnswerHead, Block, Gathered, call_id, json_object
 from .generation import Told
 from .limits import BodyDecoder
-from .ollama_calls import WORDS, parse_chat_body, parse_generate
+from .ollama_calls import WORDS, ignored_fields_of, parse_chat_body, parse_generate
 from .ollama_fields import GenerateBody, OllamaBody, OllamaChatBody
 from .openai_answers import chat_logprobs
 from .parsed_call import Bounds, ParsedCall
@@ -119,15 +119,15 @@ class OllamaDialect:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def _told(self, body: OllamaBody, head: AnswerHead, text: dict[str, Any]) -> Told:
-        """The model is always loaded, and stays so."""
-        reason = "unload" if str(body.keep_alive) in ("0", "0.0", "0s", "0m") else "load"
-        return Told({"model": head.model, "created_at": now_text(), **text, "done": True, "done_reason": reason})
+    def _told(self, body: OllamaBody, fields: dict[str, msgspec.Raw], head: AnswerHead, text: dict[str, Any]) -> Told:
+        """The model is always loaded, and stays so: who asks to unload it (``keep_alive`` 0) is told as much."""
+        told = {"model": head.model, "created_at": now_text(), **text, "done": True, "done_reason": "load"}
+        return Told(told, ignored_fields_of(body, fields))
 
     def _check_model(self, name: str | None, head: AnswerHead) -> AnswerHead:
         """The head with the name that the client uses: ``:latest`` may be there or not."""
         served = self._service.model_name
-        if name is not None and without_latest(name, served) != served:
+        if name is not None and not is_same(name, served):
             raise not_found(name, served)
         return msgspec.structs.replace(head, model=name or head.model)
 
@@ -143,9 +143,9 @@ class GenerateDialect(OllamaDialect):
         """Check a body; see ``Dialect``."""
         head = self._check_model(body.model, head)
         if not body.prompt:
-            return self._told(body, head, {"response": ""})
+            return self._told(body, fields, head, {"response": ""})
         with in_words_of(WORDS):
-            call = parse_generate(body, bounds, facts.given_id, self._service.card.defaults)
+            call = parse_generate(body, fields, bounds, facts.given_id, self._service.card.defaults)
         return OllamaExchange(call, head, is_chat=False)
 
 
@@ -160,9 +160,9 @@ class OllamaChatDialect(OllamaDialect):
         """Check a body; see ``Dialect``."""
         head = self._check_model(body.model, head)
         if not body.messages:
-            return self._told(body, head, {"message": {"role": "assistant", "content": ""}})
+            return self._told(body, fields, head, {"message": {"role": "assistant", "content": ""}})
         with in_words_of(WORDS):
-            call = parse_chat_body(body, bounds, facts.given_id, self._service.card.defaults)
+            call = parse_chat_body(body, fields, bounds, facts.given_id, self._service.card.defaults)
         return OllamaExchange(call, head, is_chat=True)
 
 
@@ -179,9 +179,13 @@ def figures(choice: Gathered, admitted: Admitted, head: AnswerHead) -> dict[str,
     }
 
 
-def without_latest(name: str | None, served: str) -> str | None:
-    """``name:latest`` is ``name``, where that is what is served."""
-    return served if name == f"{served}:latest" else name
+def is_same(name: str, served: str) -> bool:
+    """Whether two names are one for Ollama's clients, which may add ``:latest`` and know no ``ollama:``."""
+
+    def plain(text: str) -> str:
+        return text.removeprefix("ollama:").removesuffix(":latest")
+
+    return plain(name) == plain(served)
 
 
 def not_found(name: str, served: str) -> InvalidRequestError:

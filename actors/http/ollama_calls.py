@@ -6,8 +6,8 @@ import msgspec
 
 from ...engine.errors import InvalidRequestError
 from .limits import convert
-from .ollama_fields import DEFAULTS, GenerateBody, OllamaBody, OllamaChatBody, Options
-from .openai_calls import MAX_IGNORED, parse_completion, unsupported
+from .ollama_fields import DEFAULTS, GenerateBody, OllamaBody, OllamaChatBody, Options, duration_s
+from .openai_calls import MAX_IGNORED, ignored_fields, parse_completion, unsupported
 from .openai_chat_calls import parse_chat
 from .openai_fields import ChatBody, CompletionBody
 from .parsed_call import Bounds, ParsedCall
@@ -22,7 +22,7 @@ _SAMPLING = ("temperature", "top_k", "top_p")
 
 
 def parse_generate(
-    body: GenerateBody, bounds: Bounds, request_id: str | None, defaults: dict[str, Any]
+    body: GenerateBody, fields: dict[str, msgspec.Raw], bounds: Bounds, request_id: str | None, defaults: dict[str, Any]
 ) -> ParsedCall:
     """Check a body of /api/generate. Unless it is raw, the prompt is one turn of a conversation.
 
@@ -32,14 +32,16 @@ def parse_generate(
     for name in ("suffix", "template", "images"):
         if getattr(body, name):
             raise unsupported(name)
-    options, ignored = _options(body, defaults, bounds)
+    if body.raw and (body.system or body.context):
+        name = "system" if body.system else "context"
+        raise InvalidRequestError(f"raw goes without {name}; write it into the prompt, or leave raw out", param=name)
+    options, ignored = _options(body, fields, defaults, bounds)
     if body.raw or not bounds.chat_template:
         asked = CompletionBody(
             prompt=(body.system or "") + (body.prompt or ""), logprobs=_top_logprobs(body), **options, **_wishes(body)
         )
         call = parse_completion(asked, {}, bounds, request_id)
-        generate = msgspec.structs.replace(call.generate, until_full=True)
-        return _finish(msgspec.structs.replace(call, generate=generate), ignored)
+        return _finish(body, call, ignored, until_full=_is_endless(body) or "max_tokens" not in defaults)
     messages = [{"role": "user", "content": body.prompt or ""}]
     if body.system:
         messages.insert(0, {"role": "system", "content": body.system})
@@ -47,14 +49,15 @@ def parse_generate(
 
 
 def parse_chat_body(
-    body: OllamaChatBody, bounds: Bounds, request_id: str | None, defaults: dict[str, Any]
-) -> ParsedCall:
+    body: OllamaChatBody, fields: dict[str, msgspec.Raw], bounds: Bounds, request_id: str | None,
+    defaults: dict[str, Any],
+) -> ParsedCall:  # fmt: skip
     """Check a body of /api/chat.
 
     Raises:
         InvalidRequestError: naming the parameter.
     """
-    options, ignored = _options(body, defaults, bounds)
+    options, ignored = _options(body, fields, defaults, bounds)
     messages = [_message(message, f"messages.{i}") for i, message in enumerate(body.messages or [])]
     return _chat(body, messages, body.tools or None, options, ignored, bounds, request_id)
 
@@ -72,11 +75,31 @@ def _chat(
         **options,
         **_wishes(body),
     )
-    return _finish(parse_chat(asked, {}, bounds, request_id), ignored)
+    return _finish(body, parse_chat(asked, {}, bounds, request_id), ignored, until_full=_is_endless(body))
 
 
-def _finish(call: ParsedCall, ignored: list[str]) -> ParsedCall:
-    return msgspec.structs.replace(call.in_words("format"), ignored=ignored[:MAX_IGNORED])
+def _finish(body: OllamaBody, call: ParsedCall, ignored: list[str], *, until_full: bool) -> ParsedCall:
+    generate = msgspec.structs.replace(call.generate, until_full=until_full)
+    return msgspec.structs.replace(call.in_words("format"), generate=generate, ignored=ignored[:MAX_IGNORED])
+
+
+def ignored_fields_of(body: OllamaBody, fields: dict[str, msgspec.Raw]) -> list[str]:
+    """Names of fields that are unknown, or that ask for what does not happen here.
+
+    Raises:
+        InvalidRequestError: ``keep_alive`` is no duration.
+    """
+    ignored = ignored_fields(body, fields)
+    if body.keep_alive is not None and duration_s(body.keep_alive, "keep_alive") >= 0:
+        ignored.append("keep_alive")  # the model stays, for longer than any client can ask
+    asked = {"truncate": body.truncate, "shift": body.shift, "context": getattr(body, "context", None)}
+    return [*ignored, *(name for name, value in asked.items() if value)][:MAX_IGNORED]
+
+
+def _is_endless(body: OllamaBody) -> bool:
+    """Whether the client itself wants no bound: that goes over the model's ``num_predict``."""
+    raw = (body.options or {}).get("num_predict")
+    return raw is not None and bytes(raw) != b"null" and bytes(raw).startswith(b"-")
 
 
 def _wishes(body: OllamaBody) -> dict[str, Any]:
@@ -101,12 +124,13 @@ def _thinking(think: bool | str | None) -> dict[str, Any]:
     return {"reasoning_effort": think} if think else {}
 
 
-def _options(body: OllamaBody, defaults: dict[str, Any], bounds: Bounds) -> tuple[dict[str, Any], list[str]]:
+def _options(
+    body: OllamaBody, raws: dict[str, msgspec.Raw], defaults: dict[str, Any], bounds: Bounds
+) -> tuple[dict[str, Any], list[str]]:
     """OpenAI's fields, and the names of options without a meaning here. ``defaults`` are the model's own."""
     given = body.options or {}
     options = convert(given, Options, "options")
-    known = Options.__struct_fields__
-    ignored = [name for name, raw in given.items() if name not in known and bytes(raw) != b"null"]
+    ignored = ignored_fields_of(body, raws) + ignored_fields(options, given)
     fields: dict[str, Any] = {
         name: getattr(options, name)
         for name in (*_SAMPLING, "min_p", "presence_penalty", "frequency_penalty", "seed", "stop")

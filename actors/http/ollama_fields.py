@@ -1,8 +1,32 @@
 """Bodies of Ollama's routes, and what its clients mean by leaving something out."""
 
+import re
 from typing import Any
 
 import msgspec
+
+from ...engine.errors import InvalidRequestError
+from .errors import describe
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+_TERM = r"(\d+\.?\d*)(ns|us|µs|ms|s|m|h)"
+_DURATION = re.compile(rf"([-+]?)((?:{_TERM})+|\d+\.?\d*)")
+
+
+def duration_s(value: str | float, param: str) -> float:
+    """Seconds of a number of them, or of a text such as ``1h30m``; negative = for ever.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    if not isinstance(value, str):
+        return value
+    m = _DURATION.fullmatch(value.strip()) if len(value) <= 40 else None
+    if m is None:
+        raise InvalidRequestError(f"{param} is {describe(value)}: must be seconds, or a text such as 5m", param=param)
+    terms = re.findall(_TERM, m[2]) or [(m[2], "")]
+    total_s = sum(float(number) * _UNITS[unit] for number, unit in terms)
+    return -total_s if m[1] == "-" else total_s
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +59,9 @@ class OllamaBody(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, msgspec.Raw] | None = None
     format: str | dict[str, Any] | None = None
     keep_alive: str | float | None = None
+    truncate: bool | None = None
+    """False is how it is here: what is too long is refused."""
+    shift: bool | None = None
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -86,3 +113,30 @@ class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     verbose: bool | None = None
     insecure: bool | None = None
+
+
+class CopyBody(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/copy."""
+
+    source: str | None = None
+    destination: str | None = None
+
+
+class CreateBody(ModelBody, frozen=True, kw_only=True):
+    """POST /api/create."""
+
+    source: str | None = msgspec.field(name="from", default=None)
+    system: str | None = None
+    template: str | None = None
+    parameters: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] | None = None
+    license: str | list[str] | None = None
+    draft: str | None = None
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
+    files: dict[str, Any] | None = None
+    adapters: dict[str, Any] | None = None
+    quantize: str | None = None
+    modelfile: str | None = None
+    """Of clients before Ollama 0.5."""

@@ -1,12 +1,13 @@
-"""Ollama's routes about models: tags, ps, show, delete, version.
+"""Ollama's routes that tell of models: tags, ps, show, version.
 
 Listed is what a client can use: the served model. Where ``server.model_management`` is on, all models of this machine
-are listed, and may be fetched and deleted.
+are listed, and may be fetched (``ollama_pull.py``), made and deleted (``ollama_manage.py``).
 """
 
 from typing import Any
 
 import anyio.to_thread
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
@@ -18,7 +19,7 @@ from ..model_store import LocalModel, describe
 from .access import header
 from .errors import HttpError
 from .limits import BodyDecoder, check_content_type, read_body
-from .ollama import not_found, time_text, without_latest
+from .ollama import is_same, not_found, time_text
 from .ollama_fields import ModelBody
 from .service import Service
 from .tokenization import json_response
@@ -44,7 +45,7 @@ class OllamaModels:
         found = [served]
         if self._service.config.server.model_management:
             here = await anyio.to_thread.run_sync(self._service.store.models)
-            found += [model for model in here if model.name != served.name]
+            found += [model for model in here if not is_same(model.name, served.name)]
         return json_response({"models": [_listed(model) for model in found]})
 
     async def ps(self, request: Request) -> Response:
@@ -64,27 +65,19 @@ class OllamaModels:
         if model.card is None:
             raise InvalidRequestError(f"model {name} is damaged here; pull it again", param="model")
         card = model.card
-        return json_response(
-            {
-                "license": card.license,
-                "modelfile": f"FROM {model.name}\n",
-                "parameters": "".join(f"{k} {v}\n" for k, v in card.defaults.items()),
-                "template": card.chat_template or "",
-                "details": _details(model),
-                "model_info": _model_info(model),
-                "capabilities": ["completion", "embedding"],
-                "modified_at": time_text(model.modified_s),
-            }
-        )
-
-    async def delete(self, request: Request) -> Response:
-        """Delete a model that is not the served one."""
-        check_may_manage(self._service)
-        name = model_name(await read_model_body(request.scope, request.receive))
-        if without_latest(name, self._service.model_name) == self._service.model_name:
-            raise InvalidRequestError(f"{name} is being served; stop the server first", param="model")
-        await anyio.to_thread.run_sync(self._service.store.remove, name)
-        return Response(status_code=200)
+        told = {
+            "license": card.license,
+            "modelfile": model.modelfile,
+            "parameters": "\n".join(f"{k:<30} {_quoted(v)}" for k, v in model.parameters),
+            "template": card.chat_template or "",
+            "details": _details(model),
+            "model_info": _model_info(model),
+            "capabilities": ["completion", "embedding"],
+            "modified_at": time_text(model.modified_s),
+        }
+        # Ollama leaves these out where there is nothing to tell.
+        more = {"system": card.system, "messages": card.messages}
+        return json_response(told | {name: value for name, value in more.items() if value})
 
     def _served(self) -> LocalModel:
         service = self._service
@@ -94,20 +87,25 @@ class OllamaModels:
 
     async def _find(self, name: str) -> LocalModel:
         served = self._served()
-        if without_latest(name, served.name) == served.name:
+        if is_same(name, served.name):
             return served
         if self._service.config.server.model_management:
             for model in await anyio.to_thread.run_sync(self._service.store.models):
-                if model.name == name:
+                if is_same(name, model.name):
                     return model
         raise not_found(name, served.name)
 
 
 async def read_model_body(scope: Scope, receive: Receive) -> ModelBody:
     """The body of a route about one model."""
+    return await read_body_as(_MODELS, scope, receive)
+
+
+async def read_body_as(decoder: BodyDecoder, scope: Scope, receive: Receive) -> Any:
+    """A body under any content type, as long as no page of a browser sends it."""
     if header(scope, b"origin"):
         check_content_type(scope)
-    body, _ = _MODELS.decode(await read_body(receive))
+    body, _ = decoder.decode(await read_body(receive))
     return body
 
 
@@ -153,7 +151,7 @@ def _listed(model: LocalModel) -> dict[str, Any]:
 def _details(model: LocalModel) -> dict[str, Any]:
     family = _family(model)
     return {
-        "parent_model": "",
+        "parent_model": model.parent,
         "format": model.format,
         "family": family,
         "families": [family] if family else [],
@@ -181,6 +179,11 @@ def _model_info(model: LocalModel) -> dict[str, Any]:
 
 def _family(model: LocalModel) -> str:
     return model.card.model.architecture.removesuffix("ForCausalLM").lower() if model.card is not None else ""
+
+
+def _quoted(value: object) -> str:
+    """A parameter's value as Ollama shows it: texts in quotation marks."""
+    return msgspec.json.encode(value).decode() if isinstance(value, str) else str(value)
 
 
 def _size_text(count: int) -> str:

@@ -161,10 +161,10 @@ def check_sampling(body: Body, bounds: Bounds, *, logprobs: int | None, max_toke
         top_p=body.top_p,
         top_k=None if body.top_k is None else max(0, body.top_k),
         min_p=body.min_p,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
         repetition_penalty=body.repetition_penalty,
-        seed=secrets.randbits(63) if body.seed is None or body.seed == -1 else body.seed,
+        seed=_seed(body.seed, bounds.default_seed),
         stop=_stops(body.stop),
         include_stop_str_in_output=bool(body.include_stop_str_in_output),
         stop_token_ids=check_ids("stop_token_ids", body.stop_token_ids, width, MAX_STOP_IDS) or [],
@@ -268,6 +268,12 @@ def _shown(bound: float) -> str:
 def _raised(temperature: float | None) -> float | None:
     # Between 0 and 0.01 scaled logits overflow; such clients mean "almost greedy".
     return 0.01 if temperature is not None and 0 < temperature < 0.01 else temperature
+
+
+def _seed(given: int | None, default: int | None) -> int:
+    """-1 asks for another one each time, whatever the model's default."""
+    seed = default if given is None else given
+    return secrets.randbits(63) if seed is None or seed == -1 else seed
 
 
 def _stops(stop: str | list[str] | None) -> list[str]:

@@ -26,6 +26,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """How the model writes reasoning and tool calls."""
     marker_ids: dict[str, int] = {}
     """Texts that are tokens of the model."""
+    default_seed: int | None = None
+    """The model's own; None = another one for each call."""
 
 
 class ParsedCall(msgspec.Struct, frozen=True, kw_only=True):

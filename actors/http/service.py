@@ -88,6 +88,7 @@ class Service:
             max_draft_tokens=config.speculation.max_draft_tokens,
             format=self.format,
             marker_ids=self.card.marker_ids,
+            default_seed=self.card.defaults.get("seed"),
         )
 
     def check_model(self, name: str | None) -> None:

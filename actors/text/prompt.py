@@ -13,6 +13,7 @@ from ...engine.store.located import ModelCard
 from ..messages import Chat, Detokenize, Generate, Tokenize
 from .chat_template import ChatTemplate, Rendered, message_text
 from .control_text import ControlText
+from .model_defaults import with_opening
 
 MAX_END_CHARS = 32_768
 """Of ``Prompt.end``."""
@@ -71,7 +72,7 @@ class PromptEncoder:
         if self._template is None:
             what = f"{self._card.name} has no chat template"
             raise InvalidRequestError(f"{what}; send a rendered prompt to /v1/completions", param="messages")
-        return self._template.render(chat)
+        return self._template.render(with_opening(chat, self._card))
 
     def _encoded(self, rendered: Rendered, add_special_tokens: bool) -> list[int]:
         ids = self._control.encode(rendered.text, rendered.mark)

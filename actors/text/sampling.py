@@ -38,18 +38,21 @@ class SamplingResolver:
         self._card = card
 
     def resolve(
-        self, sampling: Sampling, num_prompt: int, sizes: Sizes, *, is_chat: bool, until_full: bool | None = None
+        self, sampling: Sampling, num_prompt: int, sizes: Sizes, *, is_chat: bool, until_full: bool = False
     ) -> SamplingParams:
-        """The parameters of choice 0. ``until_full``: no ``max_tokens`` means what the context holds; None = in a chat.
+        """The parameters of choice 0. ``until_full``: no ``max_tokens`` means what the context holds, also where the
+        model's default is another.
 
         Raises:
             InvalidRequestError: the prompt with its output exceeds the context, or an id the logits.
         """
-        _check_stops(sampling.stop)
+        if sampling.stop != self._card.defaults.get("stop"):
+            _check_stops(sampling.stop)
         for param in ("stop_token_ids", "logit_bias", "allowed_token_ids", "logprob_token_ids"):
             _check_ids(param, getattr(sampling, param) or (), sizes.logits_width)
-        until_full = is_chat if until_full is None else until_full
-        max_tokens = _max_tokens(sampling.max_tokens, num_prompt, sizes.max_model_len, is_chat, until_full)
+        unasked = None if is_chat else _COMPLETION_TOKENS
+        unasked = None if until_full else self._card.defaults.get("max_tokens", unasked)
+        max_tokens = _max_tokens(sampling.max_tokens, unasked, num_prompt, sizes.max_model_len, is_chat)
         if sampling.min_tokens > max_tokens:
             what = f"min_tokens is {sampling.min_tokens}: must be at most max_tokens, which is {max_tokens}"
             raise InvalidRequestError(f"{what}; lower it", param="min_tokens")
@@ -61,8 +64,8 @@ class SamplingResolver:
             top_p=self._default(sampling.top_p, "top_p", 1.0),
             top_k=max(0, int(self._default(sampling.top_k, "top_k", 0))),
             min_p=self._default(sampling.min_p, "min_p", 0.0),
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=self._default(sampling.presence_penalty, "presence_penalty", 0.0),
+            frequency_penalty=self._default(sampling.frequency_penalty, "frequency_penalty", 0.0),
             repetition_penalty=self._default(sampling.repetition_penalty, "repetition_penalty", 1.0),
             logit_bias=sampling.logit_bias,
             allowed_token_ids=sampling.allowed_token_ids,
@@ -146,10 +149,11 @@ def choice_seed(seed: int, index: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def _max_tokens(asked: int | None, num_prompt: int, max_model_len: int, is_chat: bool, until_full: bool) -> int:
+def _max_tokens(asked: int | None, unasked: int | None, num_prompt: int, max_model_len: int, is_chat: bool) -> int:
+    """``unasked``: of a call that does not say; None = what the context holds."""
     room = max_model_len - num_prompt
     if asked is None and room >= 1:
-        return room if until_full else min(_COMPLETION_TOKENS, room)
+        return room if unasked is None else min(unasked, room)
     if asked is not None and asked <= room:
         return asked
     total = f"prompt has {num_prompt} tokens and max_tokens is {asked}: {num_prompt + (asked or 0)} exceeds the context"

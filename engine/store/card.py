@@ -5,6 +5,7 @@ from collections import Counter
 from ..formats.headers import gguf, safetensors
 from . import card_gguf, card_hf, catalog
 from .located import Located, ModelCard
+from .preset import Preset
 
 
 def read(located: Located) -> ModelCard:
@@ -15,20 +16,24 @@ def read(located: Located) -> ModelCard:
         BadModelFileError: one is damaged, or the architecture is not ours; names file and key.
     """
     card = card_gguf.read(located) if located.kind == "gguf" else card_hf.read(located)
-    entry = catalog.find(located.name)
+    preset = located.preset or Preset()
+    entry = catalog.find(preset.base or located.name)
+    defaults = (entry.defaults if entry else {}) | card.defaults | preset.sampling
     return ModelCard(
         name=located.name,
         model=card.model,
         tokenizer=card.tokenizer,
-        chat_template=card.chat_template,
+        chat_template=preset.chat_template or card.chat_template,
         special_tokens=card.special_tokens,
         bos_id=card.bos_id,
         add_bos=card.add_bos,
         end_ids=card.end_ids,
-        defaults=(entry.defaults if entry else {}) | card.defaults,
+        defaults={name: value for name, value in defaults.items() if value is not None},
+        system=preset.system or "",
+        messages=preset.messages,
         size_bytes=sum(located.sizes),
         quantization=quantization(located),
-        license=card.license or (entry.license if entry else ""),
+        license=preset.license or card.license or (entry.license if entry else ""),
         pooling=card.pooling,
         embedding_dimensions=card.embedding_dimensions,
         response_template=card.response_template,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..types import ModelConfig
+from .preset import Preset
 
 
 class Located(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +23,8 @@ class Located(msgspec.Struct, frozen=True, kw_only=True):
     """sha256 in hex where the source knows it."""
     source: str = ""
     """The plug-in that found it."""
+    preset: Preset | None = None
+    """What the name says beyond its files."""
 
 
 class TokenizerSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +49,12 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     end_ids: list[int] = []
     """Ids that end an answer: eos and end-of-turn."""
     defaults: dict[str, Any] = {}
-    """generation_config: temperature, top_p, top_k, min_p, repetition_penalty where given."""
+    """What applies where a client says nothing. generation_config: temperature, top_p, top_k, min_p,
+    repetition_penalty; from a ``Preset`` also max_tokens, seed, stop, presence_penalty, frequency_penalty."""
+    system: str = ""
+    """The system message of conversations that have none."""
+    messages: list[dict[str, str]] = []
+    """What was said before each conversation; behind its system message."""
     size_bytes: int = 0
     quantization: str = ""
     """Such as BF16 or Q4_1, for people."""

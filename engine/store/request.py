@@ -14,6 +14,8 @@ class Request(NamedTuple):
     refresh: bool = False
     """Ask the source whether it has something newer, also when a complete copy is here."""
     report: Report | None = None
+    depth: int = 0
+    """How many models were found on the way to this one, each made of the next."""
 
 
 class Source(Protocol):

@@ -101,6 +101,8 @@ class Terminal:
             self.conversation,
             answer or self.asked.append,
             lambda: "the facts\n",
+            template="TEMPLATE",
+            modelfile=lambda: "FROM tiny\n",
             read=self._read,
             write=self.out.write,
         )
@@ -133,12 +135,18 @@ def test_ctrl_c_at_the_prompt_goes_on_and_ctrl_d_leaves() -> None:
 def test_commands() -> None:
     screen = Terminal(
         "/?", "/set parameter top_k 5", "/set system You are a fox.", "/set verbose", "/show info", "/show system",
-        "/show parameters", "/clear", "/set quiet",
+        "/show parameters", "/show template", "/show modelfile", "/clear", "/set quiet",
     )  # fmt: skip
     screen.conversation.messages.append({"role": "user", "content": "x"})
     out = screen.run()
+    assert "TEMPLATE" in out and "FROM tiny" in out
     assert HELP in out and "the facts" in out and "You are a fox." in out and "top_k 5" in out
     assert screen.conversation.messages == [] and not screen.repl.verbose and screen.asked == []
+
+
+def test_saved_under_a_modelfiles_name_it_is_one(tmp_path: Path) -> None:
+    Terminal(f"/save {tmp_path}/fox.modelfile").run()
+    assert (tmp_path / "fox.modelfile").read_text() == "FROM tiny\n"
 
 
 @pytest.mark.parametrize("line", ["/bogus", "/set", "/set parameter top_k", "/set parameter x y", "/save", "/show x"])

@@ -795,3 +795,25 @@ def test_stats_count_repairs(tmp_path: Path) -> None:
         assert stats.values == {"detokenize_repairs": 0}
 
     play(tmp_path, scene)
+
+
+def test_what_a_model_comes_with_applies_where_the_client_says_nothing(tmp_path: Path) -> None:
+    async def scene(b: Bench) -> None:
+        chat = Chat(messages=[{"role": "user", "content": "hi"}])
+        [add] = await b.admit(chat=chat, sampling=Sampling())
+        opened = "<|im_start|>system\na fox<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+        assert add.prompt_ids == ids_of(opened)
+        assert add.params.max_tokens == 7 and add.speculation is not None and add.speculation.always_report
+        b.output("c-0", 0, ids_of("go, stop, go"))
+        deltas = await b.deltas()
+        assert "".join(d.text for d in deltas) == "go, " and deltas[-1].stop_reason == "stop"
+        assert isinstance(await b.asked(), Abort)
+        [own] = await b.admit("d", chat=chat, sampling=Sampling(stop=["go"], max_tokens=50))
+        assert own.params.max_tokens == 50
+        b.output("d-0", 0, ids_of("1 stop go"))
+        assert "".join(d.text for d in await b.deltas()) == "1 stop "
+        assert isinstance(await b.asked(), Abort)
+        b.gateway.send("tokenizer", Tokenize("t", chat=chat, add_special_tokens=False))
+        assert (await b.reply()).token_ids == ids_of(opened), "counted as it is generated from"
+
+    play(tmp_path, scene, system="a fox", defaults={"stop": ["stop"], "max_tokens": 7})

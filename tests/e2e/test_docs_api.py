@@ -38,9 +38,11 @@ SHELL, PYTHON = blocks("sh"), blocks("python")
 
 
 @pytest.fixture(scope="module")
-def documented(serve) -> Iterator[Server]:  # pyright: ignore[reportMissingParameterType]
-    with serve("--served-model-name", MODEL, "-s", "server.model_management=true") as running:
-        yield running
+def documented(serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:  # pyright: ignore[reportMissingParameterType]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PACELINE_HOME", str(tmp_path_factory.mktemp("home")))  # models are made and deleted in it
+        with serve("--served-model-name", MODEL, "-s", "server.model_management=true") as running:
+            yield running
 
 
 def test_there_are_examples_in_both_languages_for_each_route() -> None:

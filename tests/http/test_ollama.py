@@ -6,13 +6,19 @@ from typing import Any
 
 import anyio
 import httpx
+import msgspec
 import pytest
 from fake_engine import FakeEngine, card
-from http_app import in_process, on_socket
+from http_app import LOCATED, in_process, on_socket, service
 
+from paceline.actors.http.app import build_app
+from paceline.actors.http.ollama_fields import duration_s
+from paceline.actors.http.service import Service
 from paceline.actors.messages import Generate
-from paceline.actors.model_store import LocalModel
+from paceline.actors.model_store import LocalModel, Wish, not_found
 from paceline.engine.errors import ActorError, DownloadError, InvalidRequestError
+from paceline.engine.store import modelfile
+from paceline.engine.store.preset import Preset
 from paceline.engine.store.progress import Progress, Report
 
 pytestmark = pytest.mark.anyio
@@ -31,6 +37,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.removed: list[str] = []
+        self.made: dict[str, Wish] = {}
         self.error: Exception | None = None
         self.gate: threading.Event | None = None
         self.was_told_to_end = threading.Event()
@@ -53,6 +60,15 @@ class FakeStore:
 
     def remove(self, name: str) -> None:
         self.removed.append(name)
+
+    def create(self, name: str, wish: Wish) -> list[str]:
+        self.made[name] = wish
+        return ["num_gpu"] if "num_gpu" in wish.parameters else []
+
+    def copy(self, source: str, destination: str, is_served: bool = False) -> None:
+        if source not in ("other", "tiny"):
+            raise not_found(source, "source")
+        self.made[destination] = Wish(base=source, is_served=is_served)
 
 
 def lines(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -131,9 +147,61 @@ async def test_options_are_the_sampling_fields_with_ollamas_defaults() -> None:
 
 async def test_options_without_a_meaning_are_named() -> None:
     async with in_process() as client:
-        options = {"num_ctx": 9, "num_gpu": 1, "top_k": 1}
-        answer = await post(client, "/api/chat", {"messages": [USER], "options": options})
-        assert answer.headers["x-paceline-ignored"] == "num_ctx, num_gpu"
+        options = {"num_ctx": 9, "num_gpu": 1, "top_k": 1, "a b\n": 1}
+        body = {
+            "messages": [USER],
+            "options": options,
+            "shift": False,
+            "truncate": True,
+            "keep_alive": "5m",
+            "wings": 2,
+        }
+        answer = await post(client, "/api/chat", body)
+        assert answer.headers["x-paceline-ignored"] == "wings, keep_alive, truncate, num_ctx, num_gpu"
+        quiet = {"messages": [USER], "truncate": False, "keep_alive": -1, "tools": []}
+        assert "x-paceline-ignored" not in (await post(client, "/api/chat", quiet)).headers
+        context = {"prompt": "x", "context": [1, 2]}
+        assert (await post(client, "/api/generate", context)).headers["x-paceline-ignored"] == "context"
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("5m", 300), ("1h30m", 5400), ("0", 0), ("0s", 0), ("-1", -1), ("-1m", -60), (0, 0), (-1, -1), (1.5, 1.5),
+     ("1.5s", 1.5), ("500ms", 0.5), ("+2s", 2)],
+)  # fmt: skip
+def test_durations(given: str | float, seconds: float) -> None:
+    assert duration_s(given, "keep_alive") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("given", ["", "m", "5x", "5m5", "--1", "1h 30m", "5" * 50, "\n5m\n."])
+def test_what_is_no_duration(given: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"keep_alive .*must be seconds, or a text such as 5m"):
+        duration_s(given, "keep_alive")
+
+
+async def test_the_models_own_defaults_go_before_ollamas() -> None:
+    def served() -> Service:
+        made = service(FakeEngine())
+        made.card = msgspec.structs.replace(made.card, defaults={"temperature": 0.1, "max_tokens": 3, "seed": 5})
+        return made
+
+    async def ask(path: str, body: dict[str, Any]) -> Generate:
+        made = served()
+        app: Any = build_app(made)
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+            assert (await post(client, path, body)).status_code == 200
+        assert isinstance(made.engine, FakeEngine)
+        return made.engine.calls[0]
+
+    call = await ask("/api/chat", {"messages": [USER]})
+    assert (call.sampling.temperature, call.sampling.top_k, call.sampling.seed) == (None, 40, 5)
+    assert call.sampling.max_tokens is None and not call.until_full, "the tokenizer fills it in, where it fits"
+    assert not (await ask("/api/generate", {"prompt": "x", "raw": True})).until_full
+    for path, body in (("/api/chat", {"messages": [USER]}), ("/api/generate", {"prompt": "x", "raw": True})):
+        call = await ask(path, body | {"options": {"num_predict": -1, "seed": 6}})
+        assert call.until_full and call.sampling.seed == 6
+    assert (await ask("/api/chat", {"messages": [USER], "options": {"seed": -1}})).sampling.seed != 5
 
 
 async def test_logprobs_and_thinking_are_passed_on() -> None:
@@ -147,18 +215,24 @@ async def test_logprobs_and_thinking_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "reason"),
+    ("path", "body", "ignored"),
     [
-        ("/api/generate", {"model": "tiny"}, "load"),
-        ("/api/generate", {"model": "tiny", "prompt": "", "keep_alive": 0}, "unload"),
-        ("/api/chat", {"model": "tiny", "messages": [], "keep_alive": "5m"}, "load"),
+        ("/api/generate", {"model": "tiny"}, None),
+        ("/api/generate", {"model": "tiny", "prompt": "", "keep_alive": 0}, "keep_alive"),
+        ("/api/chat", {"model": "tiny", "messages": [], "keep_alive": "5m"}, "keep_alive"),
+        ("/api/chat", {"model": "tiny", "messages": [], "keep_alive": -1}, None),
     ],
 )
-async def test_no_prompt_asks_to_load(path: str, body: dict[str, Any], reason: str) -> None:
+async def test_no_prompt_asks_to_load_and_nothing_is_unloaded(
+    path: str, body: dict[str, Any], ignored: str | None
+) -> None:
     engine = FakeEngine()
     async with in_process(engine) as client:
-        told = (await post(client, path, body)).json()
-    assert told["done"] is True and told["done_reason"] == reason and not engine.calls
+        answer = await post(client, path, body)
+        assert (await client.get("/api/ps")).json()["models"][0]["name"] == "tiny", "it stays, and must be said to stay"
+    told = answer.json()
+    assert told["done"] is True and told["done_reason"] == "load" and not engine.calls
+    assert answer.headers.get("x-paceline-ignored") == ignored
 
 
 @pytest.mark.parametrize(
@@ -180,6 +254,14 @@ async def test_no_prompt_asks_to_load(path: str, body: dict[str, Any], reason: s
         ("/api/embed", {"input": ["x", ""]}, 400, "input.1 is empty"),
         ("/api/embed", {"input": "x", "model": "other"}, 404, "model 'other' not found"),
         ("/api/embeddings", {"prompt": 7}, 400, "prompt must be a string"),
+        ("/api/generate", {"prompt": "x", "raw": True, "system": "s"}, 400, "raw goes without system"),
+        ("/api/generate", {"prompt": "x", "raw": True, "context": [1]}, 400, "raw goes without context"),
+        ("/api/generate", {"prompt": "x", "suffix": "y"}, 400, "suffix is not supported"),
+        ("/api/chat", {"messages": [USER], "keep_alive": "soon"}, 400, "keep_alive is"),
+        ("/api/chat", {"messages": [], "keep_alive": "soon"}, 400, "keep_alive is"),
+        ("/api/create", {"model": "x", "from": "tiny"}, 403, "server.model_management"),
+        ("/api/copy", {"source": "tiny", "destination": "y"}, 403, "server.model_management"),
+        ("/api/push", {"model": "x"}, 404, "no route"),
         ("/api/pull", {"model": "x"}, 403, "server.model_management"),
         ("/api/show", {}, 400, "model is missing"),
         ("/api/show", {"model": "other"}, 404, "model 'other' not found"),
@@ -223,6 +305,7 @@ async def test_models_of_the_server_and_of_the_machine() -> None:
         "parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"], "parameter_size": "16.47K",
         "quantization_level": "",
     }  # fmt: skip
+    assert set(loaded) == {*model, "expires_at", "size_vram", "context_length"}
     assert loaded["context_length"] == 256 and loaded["size_vram"] == 0 and loaded["expires_at"] > "2100"
     async with in_process(store=FakeStore(), model_management=True) as client:
         models = (await client.get("/api/tags")).json()["models"]
@@ -237,6 +320,93 @@ async def test_show() -> None:
     assert told["capabilities"] == ["completion", "embedding"]
     assert told["template"] and told["details"]["family"] == "llama"
     assert told["model_info"]["llama.context_length"] == 256 and told["model_info"]["general.architecture"] == "llama"
+
+
+async def test_show_tells_what_the_model_comes_with() -> None:
+    made = service(FakeEngine())
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    defaults = {"temperature": 0.1, "repetition_penalty": 1.1, "stop": ["a", 'b"'], "max_tokens": 9}
+    made.card = msgspec.structs.replace(made.card, system="Be brief.", messages=talk, defaults=defaults, license="MIT")
+    preset = Preset(base="/secret/place/base.gguf", max_model_len=64, draft_model="/secret/place/draft.gguf")
+    made.located = msgspec.structs.replace(LOCATED, preset=preset)
+    app: Any = build_app(made)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+        answer = await post(client, "/api/show", {"model": "tiny"})
+    told = answer.json()
+    assert (told["system"], told["messages"], told["license"]) == ("Be brief.", talk, "MIT")
+    assert [line.split(maxsplit=1) for line in told["parameters"].splitlines()] == [
+        ["temperature", "0.1"], ["repeat_penalty", "1.1"], ["stop", '"a"'], ["stop", '"b\\""'], ["num_predict", "9"],
+        ["num_ctx", "64"],
+    ]  # fmt: skip
+    assert told["details"]["parent_model"] == "base.gguf" and "secret" not in answer.text
+    again = modelfile.parse(told["modelfile"], "again")
+    assert (again.base, again.draft, again.preset.system, again.preset.messages) == (
+        "tiny", "draft.gguf", "Be brief.", talk,
+    )  # fmt: skip
+    assert again.preset.sampling == defaults and again.preset.max_model_len == 64
+
+
+@pytest.mark.parametrize("path", ["/", "/api/version", "/api/tags", "/api/ps"])
+async def test_head(path: str) -> None:
+    async with on_socket() as (url, _), httpx.AsyncClient(base_url=url) as client:
+        head, whole = await client.head(path), await client.get(path)
+    assert head.status_code == 200 and head.content == b"" and whole.content
+    assert head.headers["content-length"] == whole.headers["content-length"]
+
+
+async def test_names_that_are_one() -> None:
+    for served, asked in (("tiny", "tiny:latest"), ("fox:latest", "fox"), ("ollama:m", "m"), ("ollama:m", "m:latest")):
+        async with in_process(served_model_name=served) as client:
+            body = {"model": asked, "messages": [USER], "stream": False}
+            assert (await post(client, "/api/chat", body)).json()["model"] == asked
+            assert (await post(client, "/api/show", {"model": asked})).status_code == 200
+            assert (await post(client, "/api/chat", body | {"model": f"{asked}x"})).status_code == 404
+
+
+async def test_create() -> None:
+    store = FakeStore()
+    async with in_process(store=store, model_management=True) as client:
+        body = {
+            "model": "fox", "from": "other", "system": "You are a fox.", "parameters": {"top_k": 3, "num_gpu": 1},
+            "messages": [USER], "license": ["a", "b"], "renderer": "x",
+        }  # fmt: skip
+        answer = await post(client, "/api/create", body)
+        assert [line["status"] for line in lines(answer)] == ["reading model metadata", "writing manifest", "success"]
+        assert answer.headers["x-paceline-ignored"] == "num_gpu, renderer"
+        assert store.made["fox"] == Wish(
+            base="other",
+            system="You are a fox.",
+            parameters={"top_k": 3, "num_gpu": 1},
+            messages=[USER],
+            license="a\nb",
+        )
+        told = await post(client, "/api/create", {"name": "cub", "from": "tiny:latest", "stream": False})
+        assert told.json() == {"status": "success"} and store.made["cub"] == Wish(base="tiny", is_served=True)
+        for wrong, words in (
+            ({"from": "other"}, "model is missing"),
+            ({"model": "x"}, "from is missing"),
+            ({"model": "x", "from": "other", "files": {"a": "b"}}, "files is not supported"),
+            ({"model": "x", "from": "other", "quantize": "q4_0"}, "quantize is not supported"),
+            ({"model": "x", "modelfile": "FROM y"}, "modelfile is not supported"),
+            ({"model": "x", "from": "other", "template": "{{ .Prompt }}!"}, "Go's language"),
+            ({"model": "x", "from": "other", "parameters": 5}, "parameters must be"),
+        ):
+            refused = await post(client, "/api/create", wrong)
+            assert refused.status_code == 400 and words in refused.json()["error"], refused.text
+
+
+async def test_copy() -> None:
+    store = FakeStore()
+    async with in_process(store=store, model_management=True) as client:
+        assert (await post(client, "/api/copy", {"source": "other", "destination": "two"})).status_code == 200
+        assert (await post(client, "/api/copy", {"source": "tiny", "destination": "three"})).status_code == 200
+        assert store.made == {"two": Wish(base="other"), "three": Wish(base="tiny", is_served=True)}
+        gone = await post(client, "/api/copy", {"source": "none", "destination": "x"})
+        assert gone.status_code == 404 and gone.json() == {"error": "model 'none' not found"}
+        for body, words in (({"source": "x"}, "destination is missing"), ({"destination": "x"}, "source is missing")):
+            refused = await post(client, "/api/copy", body)
+            assert refused.status_code == 400 and words in refused.json()["error"]
 
 
 async def test_pull_tells_how_far_it_is() -> None:
@@ -315,6 +485,9 @@ async def test_the_official_client() -> None:
         assert [m.model for m in (await client.list()).models] == ["tiny", "other", "broken"]
         assert (await client.ps()).models[0].model == "tiny"
         assert (await client.show("tiny")).details.format == "gguf"
+        made = [s async for s in await client.create("fox", from_="other", system="S", stream=True)]
+        assert made[-1].status == "success" and store.made["fox"].system == "S"
+        assert (await client.copy("other", "second")).status == "success"
         steps = [s async for s in await client.pull("x", stream=True)]
         assert steps[-1].status == "success"
         assert (await client.delete("other")).status == "success"

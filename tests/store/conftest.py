@@ -14,12 +14,13 @@ from paceline.engine.store.catalog import Entry
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Our data, the hub's cache and pip's settings, all below ``tmp_path``."""
+    """Our data, the hub's cache, Ollama's store and pip's settings, all below ``tmp_path``."""
     from huggingface_hub import constants
 
     for name in [n for n in os.environ if n.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PACELINE_HOME", str(tmp_path / "paceline"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
+from fake_ollama import Store
 
-from paceline.actors.model_store import ModelStore
-from paceline.engine.errors import InvalidRequestError
-from paceline.engine.store import paths
+from paceline.actors.model_store import ModelStore, Wish
+from paceline.engine.errors import InvalidRequestError, PacelineError, StoreError
+from paceline.engine.store import card, created, paths, resolve
 
 
 @pytest.fixture
@@ -53,3 +55,73 @@ def test_an_unknown_name_is_a_404_with_the_nearest_ones(home: Path) -> None:
     with pytest.raises(InvalidRequestError, match="did you mean") as caught:
         ModelStore().pull("smollm2:135", lambda _: None)
     assert caught.value.not_found and caught.value.param == "model"
+
+
+def test_models_are_made_of_others(tiny: Path) -> None:
+    store = ModelStore()
+    talk = [{"role": "user", "content": "hi"}]
+    wish = Wish(base="tiny:1b", system="You are a fox.", parameters={"stop": ["a", "b"], "num_gpu": 1, "seed": 3},
+                messages=talk, license="MIT")  # fmt: skip
+    with pytest.raises(PacelineError):
+        resolve.locate("fox")
+    # Only what has an entry or a path can be resolved, and this test's base has neither: a path that the owner gave.
+    assert store.create("fox", msgspec.structs.replace(wish, base=str(tiny), is_served=True)) == ["num_gpu"]
+    found = card.read(resolve.locate("fox"))
+    assert (found.system, found.defaults, found.messages) == ("You are a fox.", {"stop": ["a", "b"], "seed": 3}, talk)
+    store.create("fox", Wish(base="fox", system="You are a cat.", parameters={"stop": ["c"]}))
+    found = card.read(resolve.locate("fox"))
+    assert (found.system, found.defaults, found.messages) == ("You are a cat.", {"stop": ["c"], "seed": 3}, talk)
+    store.copy("fox", "second")
+    store.remove("fox")
+    assert card.read(resolve.locate("second:latest")).system == "You are a cat."
+    [listed] = [m for m in store.models() if m.name == "second:latest"]
+    assert (listed.size_bytes, listed.parent) == (tiny.stat().st_size, "tiny.gguf")
+    assert str(tiny.parent) not in listed.modelfile and "SYSTEM You are a cat." in listed.modelfile
+    store.remove("second")
+    assert [m.name for m in store.models()] == ["tiny:1b"] and tiny.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "param"),
+    [
+        ("x", Wish(base="no-such"), "from"),
+        ("x", Wish(base="/etc/passwd"), "model"),
+        ("x", Wish(base="tiny:1b", draft="no-such"), "draft"),
+        ("x", Wish(base="tiny:1b", parameters={"wings": 2}), "parameters.wings"),
+        ("x", Wish(base="tiny:1b", parameters={"temperature": {}}), "parameters.temperature"),
+        ("x", Wish(base="tiny:1b", messages=[{"role": "robot", "content": "x"}]), "messages.0"),
+        ("x", Wish(base="tiny:1b", messages=[{"role": "user", "content": ["x"]}]), "messages.0"),
+        ("x", Wish(base="tiny:1b", system='""" x'), "model"),
+        ("../x", Wish(base="tiny:1b"), "model"),
+        ("smollm2", Wish(base="tiny:1b"), "model"),
+    ],
+)
+def test_wishes_that_cannot_be_kept(name: str, wish: Wish, param: str, tiny: Path) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        ModelStore().create(name, wish)
+    assert caught.value.param == param
+    assert not list(created.names())
+
+
+def test_copies_that_cannot_be(tiny: Path) -> None:
+    store = ModelStore()
+    for source, destination, param in (("none", "x", "source"), ("/etc/passwd", "x", "model"),
+                                       ("tiny:1b", "a/b", "destination")):  # fmt: skip
+        with pytest.raises(InvalidRequestError) as caught:
+            store.copy(source, destination)
+        assert caught.value.param == param
+
+
+def test_ollamas_models_are_listed_and_left_alone(home: Path, gguf_bytes: bytes) -> None:
+    fake = Store(home / "ollama")
+    fake.add("vixen", model=gguf_bytes, params={"temperature": 0.3}, system="Be brief.", template="{{ .System }}")
+    before = fake.bytes()
+    store = ModelStore()
+    [model] = store.models()
+    assert model.name == "ollama:vixen" and model.card is not None and model.card.system == "Be brief."
+    assert model.parameters == [("temperature", 0.3)] and model.digest
+    store.copy("ollama:vixen", "mine")
+    assert card.read(resolve.locate("mine")).defaults == {"temperature": 0.3}
+    with pytest.raises(StoreError, match="run: ollama rm vixen"):
+        store.remove("ollama:vixen")
+    assert fake.bytes() == before

@@ -10,10 +10,11 @@ PACELINE = str(Path(sys.executable).parent / "paceline")
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Our environment, with the stores of paceline, pip and the hub below ``home``, and no network by default."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PACELINE_", "HF_", "PIP_", "HUGGING"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PACELINE_", "HF_", "PIP_", "HUGGING", "OLLAMA_"))}
     own = {
         "PACELINE_HOME": str(home / "paceline"),
         "HF_HOME": str(home / "hf"),
+        "OLLAMA_MODELS": str(home / "ollama"),
         "HF_HUB_DISABLE_XET": "1",
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",

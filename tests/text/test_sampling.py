@@ -43,9 +43,9 @@ def test_temperatures_just_above_zero_are_raised(asked: float, used: float) -> N
 
 def test_a_completion_fills_the_context_only_where_it_is_told_to() -> None:
     resolver = SamplingResolver(byte_level(), card())
-    wishes = (True, False, None)
+    wishes = (True, False)
     told = [resolver.resolve(Sampling(), 40, SIZES, is_chat=False, until_full=w).max_tokens for w in wishes]
-    assert told == [60, 16, 16]
+    assert told == [60, 16]
     assert resolver.resolve(Sampling(max_tokens=5), 40, SIZES, is_chat=False, until_full=True).max_tokens == 5
 
 
