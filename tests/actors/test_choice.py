@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from tiny_tokenizers import byte_level
 
 from paceline.actors.choice import Choice
-from paceline.actors.messages import Sampling, TextDelta
+from paceline.actors.messages import Reading, Sampling, TextDelta
+from paceline.actors.text.response.formats import resolve
+from paceline.actors.text.response.reader import OutputReader
 from paceline.actors.text.token_bytes import TokenBytes
 from paceline.engine.core.plan import RequestOutput, TokenLogprobs
 
@@ -69,3 +71,54 @@ def test_grouping_and_doubling_change_nothing(
         assert text == byte_level().decode(visible, skip_special_tokens=True)
     else:
         assert finish == "stop" and stop in stops
+
+
+# --- read as parts ---------------------------------------------------------------------------------------------------
+
+
+def read(text: str, sizes: int, *, reading: Reading, ended: bool = True) -> list[TextDelta]:
+    """The deltas of an output whose text is ``text``, ``sizes`` tokens at a time."""
+    ids = [*byte_level().encode(text, add_special_tokens=False).ids, 2]
+    parser = OutputReader(resolve("tools <tool_call> arguments </think>")).parser(reading, "<|im_start|>assistant\n")
+    choice = Choice(
+        "c", 0, "c-0", TOKENS, [5], Sampling(logprobs=0), prompt_logprobs=False, return_token_ids=False, parser=parser,
+        reading=reading,
+    )  # fmt: skip
+    deltas: list[TextDelta] = []
+    for output in outputs(ids, list(range(sizes, len(ids), sizes)), ended):
+        if (delta := choice.apply(output)) is not None:
+            assert delta.offset == sum(d.num_chars for d in deltas)
+            deltas.append(delta)
+    assert choice.is_done and deltas[-1].finish_reason is not None
+    return deltas
+
+
+F = {"type": "function", "function": {"name": "f"}}
+ANSWER = '<think>hm so</think>Fine.\n<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+
+
+def test_an_output_becomes_parts_however_its_tokens_come() -> None:
+    for sizes in (1, 3, 1000):
+        deltas = read(ANSWER, sizes, reading=Reading(tools=[F]))
+        told: dict[str, str] = {}
+        for part in (p for d in deltas for p in d.pieces):
+            told[part.kind] = told.get(part.kind, "") + part.text
+        assert told == {"reasoning": "hm so", "content": "Fine.", "call": "f", "arguments": '{"a": 1}'}
+        assert "".join(d.text for d in deltas) == "Fine."
+        num_thought = len(byte_level().encode("<think>hm so</think>", add_special_tokens=False).ids)
+        assert 0 < deltas[-1].num_reasoning <= num_thought
+
+
+def test_hidden_reasoning_takes_its_logprobs_along_and_is_counted() -> None:
+    shown, hidden = (read(ANSWER, 2, reading=Reading(hides_reasoning=hides)) for hides in (False, True))
+    assert not any(p.kind == "reasoning" for d in hidden for p in d.pieces)
+    assert hidden[-1].num_reasoning == shown[-1].num_reasoning > 0
+    num_positions = [sum(len(d.logprobs or ()) for d in deltas) for deltas in (shown, hidden)]
+    assert num_positions[1] == num_positions[0] - shown[-1].num_reasoning
+
+
+def test_an_answer_ends_behind_the_last_wanted_call() -> None:
+    deltas = read(ANSWER + ANSWER, 4, reading=Reading(tools=[F], max_calls=1))
+    assert sum(p.kind == "call" for d in deltas for p in d.pieces) == 1
+    assert deltas[-1].finish_reason == "stop" and deltas[-1].stop_reason is None
+    assert deltas[-1].num_tokens < len(byte_level().encode(ANSWER * 2).ids)

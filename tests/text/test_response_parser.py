@@ -4,7 +4,7 @@
 
 import json
 import random
-import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from transformers.utils.chat_parsing.response_parser import parse_response
 
 from paceline.actors.messages import Part
-from paceline.actors.text.response import formats
+from paceline.actors.text.response import formats, scanner
+from paceline.actors.text.response.json_lexer import JsonLexer
 from paceline.actors.text.response.parser import ResponseParser
 from paceline.actors.text.response.template import ResponseTemplate, TemplateError, load
 
@@ -31,7 +32,7 @@ WEATHER = {
     },
 }  # fmt: skip
 TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
-TOOLS = [WEATHER, TIME]
+TOOLS: list[Any] = [WEATHER, TIME]
 ALL = [f.names[0] for f in formats.families() if "tool_calls" in f.template["fields"]]
 
 
@@ -98,6 +99,24 @@ def cuts(text: str, seed: int) -> list[str]:
         pieces.append(text[at : at + size])
         at += size
     return pieces
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, *methods: tuple[type, str]) -> Counter[str]:
+    """How often each method was called since."""
+    counts: Counter[str] = Counter()
+
+    def counted(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+
+        def call(*args: Any) -> Any:
+            counts[name] += 1
+            return method(*args)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner, name in methods:
+        counted(owner, name)
+    return counts
 
 
 # --- each family -----------------------------------------------------------------------------------------------------
@@ -341,14 +360,20 @@ def test_anything_at_all_is_read_without_a_fault_and_however_cut(name: str, mark
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("flood", FLOODS)
-def test_floods_are_read_in_linear_time(name: str, flood: str) -> None:
-    def seconds(n: int) -> float:
-        text, template = flood * (n // len(flood)), template_of(name)
-        began_s = time.process_time()
-        read(template, [text[i : i + 500] for i in range(0, len(text), 500)])
-        return time.process_time() - began_s
+def test_floods_cost_each_character_a_bounded_number_of_steps(
+    name: str, flood: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = count_calls(monkeypatch, (scanner._Lane, "step"), (JsonLexer, "_between"), (JsonLexer, "_string"))
+    template = template_of(name)
 
-    assert seconds(24_000) < 24 * max(seconds(3_000), 0.02)
+    def steps(n: int) -> int:
+        counts.clear()
+        text = flood * (n // len(flood))
+        read(template, [text[i : i + 500] for i in range(0, len(text), 500)])
+        return counts.total()
+
+    few, many = steps(3_000), steps(24_000)
+    assert many <= 9 * few + 100 and many <= 24_000 * 8
 
 
 # --- templates -------------------------------------------------------------------------------------------------------

@@ -39,7 +39,10 @@ class OutputReader:
         if reading is None or not reading.grammar_in_thought:
             return grammar
         parser = self.parser(reading, prompt_end)
-        return reading.grammar_in_thought if parser is not None and parser.is_reasoning else grammar
+        if parser is None:
+            return grammar
+        parser.finish()  # whitespace behind the prompt's marker is its end, whatever the model goes on with
+        return reading.grammar_in_thought if parser.is_reasoning else grammar
 
     def _template(self, reads_calls: bool, reads_reasoning: bool, is_plain: bool) -> ResponseTemplate:
         key = (reads_calls, reads_reasoning, is_plain)

@@ -15,6 +15,10 @@ MAX_DELIMITER_CHARS = 1024
 """A longer delimiter is none: it would hold back the text behind its beginning for ever."""
 
 
+_MAX_WITH_LITERALS = 4 * MAX_DELIMITER_CHARS
+"""What is spelled out may follow what was as long as it could be."""
+
+
 class Hit(NamedTuple):
     """A delimiter that was found."""
 
@@ -78,7 +82,8 @@ class _Lane:
         threads: list[_Thread] = []
         seen: set[int] = set()
         for at, start, slots in self.threads:
-            if not _takes(ops[at], c) or position - start >= MAX_DELIMITER_CHARS:
+            most = MAX_DELIMITER_CHARS if isinstance(ops[at].test, re.Pattern) else _MAX_WITH_LITERALS
+            if not _takes(ops[at], c) or position - start >= most:
                 continue
             for to, saved in after[at + 1]:
                 if to in seen:
