@@ -15,7 +15,16 @@ from ... import __version__
 from .access import OPEN_PATHS
 from .anthropic_calls import CountBody, MessagesBody
 from .embeddings_calls import EmbeddingsBody
-from .ollama_fields import EmbedBody, GenerateBody, ModelBody, OldEmbedBody, OllamaChatBody, Options
+from .ollama_fields import (
+    CopyBody,
+    CreateBody,
+    EmbedBody,
+    GenerateBody,
+    ModelBody,
+    OldEmbedBody,
+    OllamaChatBody,
+    Options,
+)
 from .openai_fields import ChatBody, CompletionBody
 from .openapi_answers import ANSWERS, Schema, list_of, ref
 from .responses_calls import ResponsesBody
@@ -71,6 +80,9 @@ OPERATIONS = (
     Operation("/api/version", "get", "Our version", "Version"),
     Operation("/api/pull", "post", "Fetch a model; needs --enable-model-management", "OllamaPulling", "ModelBody",
               (LINES,)),
+    Operation("/api/create", "post", "Make a model of another one; needs --enable-model-management", "OllamaPulling",
+              "CreateBody", (LINES,)),
+    Operation("/api/copy", "post", "Another name for a model; needs --enable-model-management", "", "CopyBody"),
     Operation("/api/delete", "delete", "Delete a model; needs --enable-model-management", "", "ModelBody"),
     Operation("/health", "get", "200 while every needed process makes progress"),
     Operation("/ping", "get", "The same"),
@@ -92,7 +104,7 @@ OPERATIONS = (
 
 BODIES: tuple[type[msgspec.Struct], ...] = (
     ChatBody, CompletionBody, EmbeddingsBody, ResponsesBody, MessagesBody, CountBody, TokenizeBody, DetokenizeBody,
-    GenerateBody, OllamaChatBody, EmbedBody, OldEmbedBody, ModelBody, Options,
+    GenerateBody, OllamaChatBody, EmbedBody, OldEmbedBody, ModelBody, CreateBody, CopyBody, Options,
 )  # fmt: skip
 
 _IDS = list_of({"type": "integer", "minimum": 0})
