@@ -42,11 +42,11 @@ def together(calls: list[Any]) -> list[Any]:
         return [f.result() for f in [pool.submit(c) for c in calls]]
 
 
-def metrics(url: str) -> dict[str, float]:
-    """All samples of /metrics, summed over labels."""
+def metrics(url: str, only: str = "") -> dict[str, float]:
+    """All samples of /metrics, or those of lines that hold ``only``, summed over labels."""
     found: dict[str, float] = {}
     for line in get(f"{url}/metrics")[1].decode().splitlines():
-        if line and not line.startswith("#"):
+        if line and not line.startswith("#") and only in line:
             name, value = line.rsplit(" ", 1)
             key = name.split("{")[0]
             found[key] = found.get(key, 0.0) + float(value)
