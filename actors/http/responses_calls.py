@@ -176,5 +176,4 @@ def known_fields(body: ResponsesBody) -> dict[str, Any]:
         "text": body.text or {"format": {"type": "text"}},
         "top_logprobs": body.top_logprobs or 0,
         "truncation": body.truncation or "disabled",
-        "user": body.user,
-    }
+    } | ({} if body.user is None else {"user": body.user})

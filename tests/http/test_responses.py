@@ -53,6 +53,12 @@ async def test_a_whole_response() -> None:
     }  # fmt: skip
 
 
+async def test_what_the_schema_does_not_let_be_null_is_left_out() -> None:
+    async with in_process() as client:
+        assert "user" not in (await client.post(PATH, json=BODY)).json()
+        assert (await client.post(PATH, json=BODY | {"user": "ada"})).json()["user"] == "ada"
+
+
 async def test_events_of_a_stream() -> None:
     engine = FakeEngine()
     engine.stop_at = 1
