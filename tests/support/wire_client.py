@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
-def get(url: str, timeout: float = 30.0) -> tuple[int, bytes]:
+def get(url: str, timeout: float = 30.0, key: str = "") -> tuple[int, bytes]:
     """Status and body of a GET."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as e:
         return e.code, e.read()
@@ -53,9 +54,9 @@ def metrics(url: str, only: str = "") -> dict[str, float]:
     return found
 
 
-def ready(url: str) -> dict[str, Any]:
+def ready(url: str, key: str = "") -> dict[str, Any]:
     """The body of /ready."""
-    return json.loads(get(f"{url}/ready")[1])
+    return json.loads(get(f"{url}/ready", key=key)[1])
 
 
 def eventually(condition: Any, seconds: float = 5.0, every: float = 0.02) -> float:
