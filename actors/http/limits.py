@@ -122,6 +122,7 @@ class BodyDecoder:
     """JSON objects of one type. Turns every way in which a body can be broken into one error."""
 
     def __init__(self, type_: type[T]) -> None:
+        self._type = type_
         self._typed = msgspec.json.Decoder(type_)
         self._raw = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -133,7 +134,7 @@ class BodyDecoder:
         """
         try:
             text = body.decode()  # msgspec looks at no text that it skips
-            return self._typed.decode(text), self._raw.decode(text)
+            return self._decode(text), self._raw.decode(text)
         except msgspec.ValidationError as e:
             raise _wrong_type(str(e)) from None
         except UnicodeDecodeError as e:
@@ -151,6 +152,24 @@ class BodyDecoder:
                 else str(e).replace("JSON is malformed: ", "")
             )
             raise _no_json(why) from None
+
+    def _decode(self, text: str) -> Any:
+        try:
+            return self._typed.decode(text)
+        except msgspec.ValidationError as e:
+            if "got `float`" not in str(e):
+                raise
+        # JSON has one kind of number: where it says integer, 8.0 is one, and some languages write it so.
+        return msgspec.convert(_whole(msgspec.json.decode(text)), self._type)
+
+
+def _whole(value: Any) -> Any:
+    """``value`` with numbers such as 8.0 as integers."""
+    if isinstance(value, dict):
+        return {k: _whole(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_whole(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def convert(fields: dict[str, msgspec.Raw], type_: type[T], param: str) -> T:

@@ -12,6 +12,8 @@ _TEXT_PARTS = ("input_text", "output_text", "text")
 WORDS = {"max_completion_tokens": "max_output_tokens", "response_format": "text.format", "messages": "input",
          "reasoning_effort": "reasoning.effort"}  # fmt: skip
 """Fields that have other names here."""
+_SUMMARIES = ("auto", "concise", "detailed")
+_VERBOSITIES = ("low", "medium", "high")
 _UNSUPPORTED = ("prompt", "conversation", "background")
 
 
@@ -159,22 +161,34 @@ def _response_format(body: ResponsesBody) -> dict[str, Any] | None:
 
 
 def known_fields(body: ResponsesBody) -> dict[str, Any]:
-    """What the answer tells of the body again, as OpenAI's schema has it."""
+    """What the answer tells of the body again, as OpenAI's schema has it; what was ignored is not told."""
+
+    def given(name: str, key: str, allowed: tuple[str, ...] | None = None) -> Any:
+        value = (getattr(body, name) or {}).get(key)
+        return value if allowed is None or value in allowed else None
+
     return {
         "instructions": body.instructions,
         "metadata": body.metadata or {},
         "parallel_tool_calls": body.parallel_tool_calls is not False,
         "temperature": body.temperature,
         "top_p": body.top_p,
-        "tool_choice": body.tool_choice or "auto",
+        "tool_choice": _told_choice(body.tool_choice),
         "tools": body.tools or [],
         "background": False,
         "max_output_tokens": body.max_output_tokens,
         "previous_response_id": body.previous_response_id,
-        "reasoning": body.reasoning or {"effort": None, "summary": None},
+        "reasoning": {"effort": given("reasoning", "effort"), "summary": given("reasoning", "summary", _SUMMARIES)},
         "store": body.store is not False,
-        "text": body.text or {"format": {"type": "text"}},
+        "text": {"format": given("text", "format") or {"type": "text"}}
+        | ({"verbosity": verbosity} if (verbosity := given("text", "verbosity", _VERBOSITIES)) else {}),
         "top_logprobs": body.top_logprobs or 0,
         "truncation": body.truncation or "disabled",
-        "user": body.user,
-    }
+    } | ({} if body.user is None else {"user": body.user})
+
+
+def _told_choice(choice: Any) -> Any:
+    match choice:
+        case "none" | "auto" | "required" | {"type": "function", "name": str()}:
+            return choice
+    return "auto"  # without tools anything passes, and chooses nothing

@@ -252,6 +252,20 @@ async def test_fields_reach_the_engine() -> None:
     assert call.prompts == [[5, 6]] and call.add_special_tokens
 
 
+async def test_an_integer_may_be_written_with_a_point() -> None:
+    engine = FakeEngine()
+    fields = {"max_tokens": 4.0, "n": 1e0, "top_p": 1.0, "logit_bias": {"7": 2.0}, "stop_token_ids": [3.0]}
+    async with in_process(engine) as client:
+        answer = await client.post("/v1/completions", json={"model": "tiny", "prompt": "x", **fields})
+        assert answer.status_code == 200, answer.text
+        for wrong in (4.5, 2.0**60):
+            refused = await client.post("/v1/completions", json={"model": "tiny", "prompt": "x", "max_tokens": wrong})
+            assert refused.status_code == 400 and refused.json()["error"]["param"] == "max_tokens"
+    sampling = engine.calls[0].sampling
+    assert (sampling.max_tokens, sampling.top_p, sampling.logit_bias) == (4, 1.0, {7: 2.0})
+    assert sampling.stop_token_ids == [3] and len(engine.calls) == 1
+
+
 async def test_a_call_without_a_seed_gets_its_own() -> None:
     engine = FakeEngine()
     for seed in (None, -1):

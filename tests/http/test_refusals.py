@@ -108,7 +108,7 @@ WRONG_COMPLETIONS: list[tuple[str, str, str | None]] = [
     ('{"prompt": ["a", "b", "c", "d", "e", "f", "g", "h", "i"], "n": 120}', "n", None),
     ('{"prompt": "x", "n": 0}', "n", None),
     ('{"prompt": "x", "n": 129}', "n", None),
-    ('{"prompt": "x", "n": 1.0}', "n", None),
+    ('{"prompt": "x", "n": 1.5}', "n", None),
     ('{"prompt": "x", "n": "1"}', "n", None),
     ('{"prompt": "x", "n": true}', "n", None),
     ('{"prompt": "x", "n": 99999999999999999999999999}', "n", None),

@@ -53,6 +53,24 @@ async def test_a_whole_response() -> None:
     }  # fmt: skip
 
 
+async def test_what_the_schema_does_not_let_be_null_is_left_out() -> None:
+    async with in_process() as client:
+        assert "user" not in (await client.post(PATH, json=BODY)).json()
+        assert (await client.post(PATH, json=BODY | {"user": "ada"})).json()["user"] == "ada"
+
+
+async def test_only_what_counted_is_told_again() -> None:
+    wild = {"tool_choice": {"type": "odd"}, "text": {"verbosity": 5, "a": 1}, "reasoning": {"summary": [], "b": 2}}
+    async with in_process() as client:
+        told = (await client.post(PATH, json=BODY | wild)).json()
+        assert told["tool_choice"] == "auto" and told["text"] == {"format": {"type": "text"}}
+        assert told["reasoning"] == {"effort": None, "summary": None}
+        sound = {"tool_choice": "none", "text": {"verbosity": "low"}, "reasoning": {"effort": "low", "summary": "auto"}}
+        told = (await client.post(PATH, json=BODY | sound)).json()
+    assert told["tool_choice"] == "none" and told["reasoning"] == sound["reasoning"]
+    assert told["text"] == {"format": {"type": "text"}, "verbosity": "low"}
+
+
 async def test_events_of_a_stream() -> None:
     engine = FakeEngine()
     engine.stop_at = 1

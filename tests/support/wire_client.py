@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
-def get(url: str, timeout: float = 30.0) -> tuple[int, bytes]:
+def get(url: str, timeout: float = 30.0, key: str = "") -> tuple[int, bytes]:
     """Status and body of a GET."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as e:
         return e.code, e.read()
@@ -42,20 +43,20 @@ def together(calls: list[Any]) -> list[Any]:
         return [f.result() for f in [pool.submit(c) for c in calls]]
 
 
-def metrics(url: str) -> dict[str, float]:
-    """All samples of /metrics, summed over labels."""
+def metrics(url: str, only: str = "") -> dict[str, float]:
+    """All samples of /metrics, or those of lines that hold ``only``, summed over labels."""
     found: dict[str, float] = {}
     for line in get(f"{url}/metrics")[1].decode().splitlines():
-        if line and not line.startswith("#"):
+        if line and not line.startswith("#") and only in line:
             name, value = line.rsplit(" ", 1)
             key = name.split("{")[0]
             found[key] = found.get(key, 0.0) + float(value)
     return found
 
 
-def ready(url: str) -> dict[str, Any]:
+def ready(url: str, key: str = "") -> dict[str, Any]:
     """The body of /ready."""
-    return json.loads(get(f"{url}/ready")[1])
+    return json.loads(get(f"{url}/ready", key=key)[1])
 
 
 def eventually(condition: Any, seconds: float = 5.0, every: float = 0.02) -> float:
