@@ -34,7 +34,7 @@ class Reader:
 class ReaderDraft(Draft):
     def _load(self) -> Any:
         self.reader = Reader()
-        return type("Loaded", (), {"speculator": self.reader})()
+        return type("Loaded", (), {"speculator": self.reader, "warm_up": lambda _: None})()
 
 
 def test_an_ask_that_was_overtaken_costs_no_drafts_but_its_tokens_are_taken_in() -> None:
