@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -64,7 +65,7 @@ def arguments() -> argparse.Namespace:
     add("--concurrency", type=int, default=0, help="clients (default: 8, speed 32, hostile 8)")
     add("--repeats", type=int, default=3, help="speed: rounds")
     add("--calls", type=int, default=1, help="speed: calls of each client in a round")
-    add("--max-tokens", type=int, default=0, help="bound on an answer (default: 512; speed 128)")
+    add("--max-tokens", type=int, default=0, help="bound on an answer (default: 512; speed 128; hostile 200)")
     add("--least", type=float, default=0.0, help="speed: the ratio that must be reached")
     add("--out", type=Path, help="write the figures as JSON")
     return parser.parse_args()
@@ -165,8 +166,10 @@ def speed(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
                 fault = fault or next((r.error for r in replies if r.error), "")
                 short = sum(reply.output_tokens != most for reply in replies)
                 fault = fault or (f"{short} answers of {kind} are not {most} tokens long" if short else "")
+                figures = summary(replies)
+                print(f"round {number}, {kind}: {figures['output_tok_s']:.1f} tok/s", file=sys.stderr)
                 if number:
-                    rounds[kind].append(summary(replies))
+                    rounds[kind].append(figures)
     ratios = [
         mine["output_tok_s"] / free["output_tok_s"] for mine, free in zip(rounds["schema"], rounds["free"], strict=True)
     ]
@@ -188,7 +191,7 @@ def speed(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
 
 
 def hostile(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
-    """Each shape three times in a row, while others stream."""
+    """Each shape twice in a row, while others stream."""
     with serving(args) as target:
         rows, fault = run(lambda: _disturbed(target, args))
     print(table(rows, ["shape", "answer", "after s", "longest gap ms", "tok/s"]))
@@ -204,13 +207,12 @@ async def _disturbed(target: Target, args: argparse.Namespace) -> tuple[list[lis
     faults: list[str] = []
     attacks = {"(nobody)": None} | shapes()
     for name, make in attacks.items():
-        streams = [
-            asyncio.create_task(target.stream(Call(prompts[i % len(prompts)], {"max_tokens": 400, "ignore_eos": True})))
-            for i in range(args.concurrency or 8)
-        ]
+        fields = {"max_tokens": args.max_tokens or 200, "ignore_eos": True}
+        calls = [Call(prompts[i % len(prompts)], fields) for i in range(args.concurrency or 8)]
+        streams = [asyncio.create_task(target.stream(call)) for call in calls]
         await asyncio.sleep(1.0)
         answers: list[Reply] = []
-        for number in range(3 if make else 0):
+        for number in range(2 if make else 0):
             call = Call("Answer.", {"max_tokens": 8} | (make(number) if make else {}))
             answers.append(await target.stream(call))
         others = list(await asyncio.gather(*streams))
@@ -221,12 +223,13 @@ async def _disturbed(target: Target, args: argparse.Namespace) -> tuple[list[lis
         took_s = max((answer.ended - answer.started for answer in answers), default=0.0)
         gap_ms = 1e3 * max(gap for reply in others for gap in reply.gaps)
         rows.append([name, min(told, default=""), f"{took_s:.2f}", f"{gap_ms:.0f}", summary(others)["output_tok_s"]])
-        print(f"{name}: {took_s:.2f} s", file=sys.stderr)
+        print(*rows[-1], sep=", ", file=sys.stderr)
     return rows, faults[0] if faults else ""
 
 
 def main() -> int:
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through ``finally``: servers must not outlive us
     figures, is_good = {"valid": valid, "speed": speed, "hostile": hostile}[args.part](args)
     if args.out:
         save(args.out, figures)
