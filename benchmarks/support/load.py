@@ -25,8 +25,6 @@ class Reply:
     ended: float = 0.0
     first: float = 0.0
     gaps: list[float] = field(default_factory=list)
-    arrivals: list[tuple[float, int]] = field(default_factory=list)
-    """When how many tokens came, where the call asks for token ids."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     text: str = ""
@@ -34,6 +32,8 @@ class Reply:
     usage: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     """Of the call."""
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    """When how many tokens came, where the call asks for token ids."""
 
 
 @dataclass
