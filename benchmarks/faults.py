@@ -145,6 +145,7 @@ async def play(target: Target, args: argparse.Namespace) -> list[Death]:
 
 def main() -> None:
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through ``with``: servers must not outlive us
     speculation = {"methods": ["draft_model"], "policy": "fixed", "max_draft_tokens": 4}
     speculation |= {"draft_model.model": args.draft or args.model}
     told = [f"speculation.{key}={json.dumps(value)}" for key, value in speculation.items()] + args.overrides

@@ -263,6 +263,7 @@ async def reference(target: Target, asks: list[Ask], args: argparse.Namespace) -
 
 def main() -> None:
     args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through ``with``: servers must not outlive us
     chosen = methods(args)
     asks = work(args)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(OUTSIDE), *filter(None, [os.environ.get("PYTHONPATH")])])
