@@ -119,6 +119,9 @@ static void multiply_blocks(const Linear& l, int64_t begin, int64_t end) {
 
 #if PL_ISA == 1
 
+// How far ahead of its use a thread's stream of weights is read: several groups, or few tokens' products wait for memory.
+constexpr int64_t kAhead = 2560;
+
 // A running sum stays one: left to itself the compiler turns sums of sums into trees, and spills their leaves.
 static inline void in_place(__m256i& sum) { asm("" : "+x"(sum)); }
 

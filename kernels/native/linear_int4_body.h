@@ -25,7 +25,7 @@ static inline F halves(const uint8_t* p) { return (F)_mm512_cvtph_ps(load<__m256
 
 struct Int4 {
     static constexpr int64_t kBytes = kGroupBytes;
-    static constexpr int kTokens = PL_ISA == 2 ? 4 : PL_ISA == 1 ? 8 : 1, kBlocks = PL_ISA == 2 ? 2 : 1;
+    static constexpr int kTokens = PL_ISA == 2 ? 4 : PL_ISA == 1 ? 6 : 1, kBlocks = PL_ISA == 2 ? 2 : 1;
 
 #if PL_ISA == 2
 
@@ -54,38 +54,43 @@ struct Int4 {
 
 #elif PL_ISA == 1
 
-    // 16-bit sums do not overflow: a group's eight steps add at most 8 * 2 * 15 * 127 = 30480. Eight outputs at a time, so
-    // that unpacked codes serve M tokens and everything stays in sixteen registers.
+    // 16-bit sums do not overflow: a group's eight steps add at most 8 * 2 * 15 * 127 = 30480. An activation is spread once for
+    // both halves of the outputs, unpacked codes serve M tokens, and everything stays in sixteen registers.
     template <int M, int BLOCKS>
     static inline __attribute__((always_inline)) void tile(const Linear& l, int64_t token, int64_t block) {
         static_assert(BLOCKS == 1, "sixteen registers hold one block");
         const Activations* x = l.x + token * l.groups;
         const uint8_t* weights = l.weights + block * l.groups * kGroupBytes;
         const __m256i low = _mm256_set1_epi8(0x0f), ones = _mm256_set1_epi16(1);
+        const int64_t groups = l.groups;
+        const bool first_of_pass = token % kPassTokens == 0;
         F sums[M][2] = {};
-        for (int64_t g = 0; g < l.groups; ++g, ++x, weights += kGroupBytes) {
-            for (int h = 0; h < 2; ++h) {
-                read_again();
-                __m256i dots[M];  // every output in two halves
-                for (int m = 0; m < M; ++m) dots[m] = _mm256_setzero_si256();
-#pragma GCC unroll 4
-                for (int i = 0; i < kGroup / 8; ++i) {
-                    const __m256i both = load<__m256i>(weights + i * 64 + h * 32);
-                    const __m256i near = _mm256_and_si256(both, low);
-                    const __m256i far = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-                    for (int m = 0; m < M; ++m) {
-                        const int8_t* codes = x[m * l.groups].codes + i * 4;
-                        const __m256i a = _mm256_maddubs_epi16(near, _mm256_set1_epi32(load<int32_t>(codes)));
-                        const __m256i b = _mm256_maddubs_epi16(far, _mm256_set1_epi32(load<int32_t>(codes + 16)));
-                        dots[m] = _mm256_add_epi16(_mm256_add_epi16(dots[m], a), b);
-                        in_place(dots[m]);
+        for (int64_t g = 0; g < groups; ++g, ++x, weights += kGroupBytes) {
+            if (first_of_pass) fetch<kGroupBytes>(weights + kAhead);
+            __m256i dots[M][2] = {};  // every output in two halves
+#pragma GCC unroll 8
+            for (int i = 0; i < kGroup / 4; ++i) {  // inputs 4 i to 4 i + 3: the low halves of the bytes first
+                __m256i codes[2];
+                for (int h = 0; h < 2; ++h) {
+                    const __m256i both = load<__m256i>(weights + i % 4 * 64 + h * 32);
+                    codes[h] = _mm256_and_si256(i < 4 ? both : _mm256_srli_epi16(both, 4), low);
+                }
+                for (int m = 0; m < M; ++m) {
+                    const __m256i four = _mm256_set1_epi32(load<int32_t>(x[m * groups].codes + i * 4));
+                    for (int h = 0; h < 2; ++h) {
+                        dots[m][h] = _mm256_add_epi16(dots[m][h], _mm256_maddubs_epi16(codes[h], four));
+                        in_place(dots[m][h]);
                     }
                 }
-                const F scale = halves(weights + kHalves + h * 16), least = halves(weights + kHalves + 2 * kOutputs + h * 16);
-                for (int m = 0; m < M; ++m) {
-                    const Activations& a = x[m * l.groups];
-                    const F dot = __builtin_convertvector((I)_mm256_madd_epi16(dots[m], ones), F);
-                    sums[m][h] += (dot * scale + splat(a.sum) * least) * splat(a.scale);
+                read_again();
+            }
+            for (int m = 0; m < M; ++m) {
+                const F sum = splat(x[m * groups].sum), scale = splat(x[m * groups].scale);
+                for (int h = 0; h < 2; ++h) {
+                    const F dot = __builtin_convertvector((I)_mm256_madd_epi16(dots[m][h], ones), F);
+                    const uint8_t* at = weights + kHalves + h * kOutputs;
+                    const F weight = halves(at), least = halves(at + 2 * kOutputs);
+                    sums[m][h] += (dot * weight + sum * least) * scale;
                 }
             }
         }

@@ -24,7 +24,7 @@ static void pack_row(const float* weight, int64_t k, uint8_t* codes, uint16_t* s
 
 struct Int8 {
     static constexpr int64_t kBytes = kCodes;
-    static constexpr int kTokens = PL_ISA == 2 ? 4 : PL_ISA == 1 ? 8 : 1, kBlocks = PL_ISA == 2 ? 2 : 1;
+    static constexpr int kTokens = PL_ISA == 2 ? 4 : PL_ISA == 1 ? 5 : 1, kBlocks = PL_ISA == 2 ? 2 : 1;
 
 #if PL_ISA == 2
 
@@ -49,7 +49,7 @@ struct Int8 {
 #elif PL_ISA == 1
 
     // The unsigned operand is the weight's magnitude, the signed one the activation with the weight's sign: a pair of their
-    // products is at most 2 * 127 * 127 = 32258, so vpmaddubsw never saturates. Eight outputs at a time, as for 4 bits.
+    // products is at most 2 * 127 * 127 = 32258, so vpmaddubsw never saturates. Outputs in two halves, as for 4 bits.
     template <int M, int BLOCKS>
     static inline __attribute__((always_inline)) void tile(const Linear& l, int64_t token, int64_t block) {
         static_assert(BLOCKS == 1, "sixteen registers hold one block");
@@ -61,25 +61,29 @@ struct Int8 {
         const bool first_of_pass = token % kPassTokens == 0;
         F sums[M][2] = {};
         for (int64_t g = 0; g < groups; ++g, ++x, codes += kCodes, scales += kOutputs) {
-            if (first_of_pass) fetch<kCodes>(codes + groups * kCodes);
-            for (int h = 0; h < 2; ++h) {
-                read_again();
-                __m256i dots[M];
-                for (int m = 0; m < M; ++m) dots[m] = _mm256_setzero_si256();
+            if (first_of_pass) fetch<kCodes>(codes + kAhead);
+            __m256i dots[M][2] = {};
 #pragma GCC unroll 8
-                for (int i = 0; i < kGroup / 4; ++i) {
-                    const __m256i weight = _mm256_xor_si256(load<__m256i>(codes + i * 64 + h * 32), bias);
-                    const __m256i most = _mm256_abs_epi8(weight);
-                    for (int m = 0; m < M; ++m) {
-                        const __m256i four = _mm256_set1_epi32(load<int32_t>(x[m * groups].codes + i * 4));
-                        const __m256i pairs = _mm256_maddubs_epi16(most, _mm256_sign_epi8(four, weight));
-                        dots[m] = _mm256_add_epi32(dots[m], _mm256_madd_epi16(pairs, ones));
-                        in_place(dots[m]);
+            for (int i = 0; i < kGroup / 4; ++i) {
+                __m256i weight[2], most[2];
+                for (int h = 0; h < 2; ++h) {
+                    weight[h] = _mm256_xor_si256(load<__m256i>(codes + i * 64 + h * 32), bias);
+                    most[h] = _mm256_abs_epi8(weight[h]);
+                }
+                for (int m = 0; m < M; ++m) {
+                    const __m256i four = _mm256_set1_epi32(load<int32_t>(x[m * groups].codes + i * 4));
+                    for (int h = 0; h < 2; ++h) {
+                        const __m256i pairs = _mm256_maddubs_epi16(most[h], _mm256_sign_epi8(four, weight[h]));
+                        dots[m][h] = _mm256_add_epi32(dots[m][h], _mm256_madd_epi16(pairs, ones));
+                        in_place(dots[m][h]);
                     }
                 }
+                read_again();
+            }
+            for (int h = 0; h < 2; ++h) {
                 const F scale = widen(load<H>(scales + h * 8));
                 for (int m = 0; m < M; ++m)
-                    sums[m][h] += __builtin_convertvector((I)dots[m], F) * scale * splat(x[m * groups].scale);
+                    sums[m][h] += __builtin_convertvector((I)dots[m][h], F) * scale * splat(x[m * groups].scale);
             }
         }
         for (int m = 0; m < M; ++m) finish(l, token + m, block, sums[m]);
