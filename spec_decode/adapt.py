@@ -36,6 +36,8 @@ class Wish(NamedTuple):
     survival: Sequence[float]
     num_idle: int
     """Steps since drafts were last made for it."""
+    held: Sequence[float] = ()
+    """The chances of drafts that an earlier method has for it, in whose place those to be made would come."""
 
 
 Depths: TypeAlias = Mapping[RequestId, int]
@@ -58,7 +60,9 @@ class Policy(Protocol):
         ...
 
     def ask(self, wishes: Sequence[Wish], offers: Sequence[Offer], load: Load, cost: DraftingCost) -> Depths:
-        """How many drafts are to be made for each request by a method for which the step waits; ``offers`` are there.
+        """How many drafts are to be made for each request by a method for which the step waits.
+
+        ``offers`` are there for other requests; what is there for those of ``wishes``, these hold.
 
         Called at most once a step for each such method.
         """

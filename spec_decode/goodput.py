@@ -83,23 +83,25 @@ class Goodput:
     def _best_ask(
         self, wishes: Sequence[Wish], offers: Sequence[Offer], load: Load, cost: DraftingCost, hurdle: float
     ) -> Depths:
-        """For every depth, the requests with the best chances, and of those as many as pay."""
+        """For every depth, the requests that gain most, and of those as many as pay; beside what is held already."""
         rows = load.num_decoding + load.num_prompt_rows
-        tokens, offered = float(load.num_decoding), sum(len(offer.survival) for offer in offers)
+        offered = sum(len(offer.survival) for offer in offers) + sum(len(wish.held) for wish in wishes)
         most = max((len(wish.survival) for wish in wishes), default=0)
         costs = self._costs.span(rows, offered + most * len(wishes))
-        best_rate = hurdle * tokens / costs[0]
+        best_rate = hurdle * load.num_decoding / costs[0]
+        tokens = float(load.num_decoding)
         if offered:
-            tokens += sum(sum(offer.survival) for offer in offers)
+            tokens += sum(sum(offer.survival) for offer in offers) + sum(sum(wish.held) for wish in wishes)
             best_rate = max(best_rate, hurdle * tokens / (costs[offered] + load.overhead_s))
         best: tuple[int, list[tuple[float, Wish]]] = 0, []
         for depth in range(1, most + 1):
-            gains = sorted(((sum(wish.survival[:depth]), wish) for wish in wishes), key=_gain)
-            gained, at = 0.0, 0
+            gains = sorted(((sum(wish.survival[:depth]) - sum(wish.held), wish) for wish in wishes), key=_gain)
+            gained, num_rows, at = 0.0, offered, 0
             for num in _counts(len(gains)):
                 gained += sum(gain for gain, _ in gains[at:num])
+                num_rows += sum(depth - len(wish.held) for _, wish in gains[at:num])
                 at = num
-                step_s = costs[offered + num * depth] + load.overhead_s + cost(num, depth)
+                step_s = costs[num_rows] + load.overhead_s + cost(num, depth)
                 rate = (tokens + gained) / step_s
                 if rate > best_rate:
                     best, best_rate = (depth, gains[:num]), rate

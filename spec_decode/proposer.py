@@ -274,9 +274,11 @@ class Proposer:
         self._offering.pop(live.request_id, None)
 
     def propose(self) -> list[Drafts]:
-        """Ask for drafts for every request that committed something; the first method with an answer has it.
+        """Ask for drafts for every request that committed something: the methods in order, until one has an answer.
 
-        Forced tokens come first; a later proposal for the same request is one that may go further: see ``fitting``.
+        Behind an answer only slow methods are still asked, and only for drafts that should bring more than the answer,
+        for all that they cost: a poor guess that took no time is no reason to do without a good one. Of two proposals
+        for a request the later one counts. Forced tokens come first; see ``fitting``.
         """
         moved, self._moved = self._moved, {}
         forced = forced_drafts(self._grammars, moved.values()) if self._grammars is not None and moved else []
@@ -288,6 +290,7 @@ class Proposer:
             if not live.has_begun:
                 self._begin(live)
         self._observe(asked)
+        slow = {method.name for method in self._methods if self._is_slow(method)}
         answers: list[Drafts] = []
         place = 0
         while asked:
@@ -301,15 +304,19 @@ class Proposer:
                     answers += self._ask(method, batch, answers, forced)
             found = {drafts.request_id for drafts in answers}
             place += 1
-            asked = [live for live in asked if live.request_id not in found and place < len(live.methods)]
+            asked = [
+                live
+                for live in asked
+                if place < len(live.methods) and (live.request_id not in found or live.methods[place].name in slow)
+            ]
         return forced + answers
 
     def _ask(
         self, method: Method, batch: list[Live], answers: Sequence[Drafts], forced: Sequence[Drafts]
     ) -> list[Drafts]:
-        """``answers`` are those of the methods before it, to other requests. For ``forced`` ones no step waits."""
+        """``answers`` are those of the methods before it. For ``forced`` ones no step waits."""
         began_s = self._clock()
-        if self._guard(method, lambda s: s.cost(1, 1), 0.0) >= _SLOW_S:
+        if self._is_slow(method):
             served = {drafts.request_id for drafts in forced}
             batch = [live for live in batch if live.request_id not in served]
             if not batch:
@@ -345,6 +352,9 @@ class Proposer:
                 found.append(msgspec.structs.replace(drafts, source=method.name))
         return found
 
+    def _is_slow(self, method: Method) -> bool:
+        return self._guard(method, lambda s: s.cost(1, 1), 0.0) >= _SLOW_S
+
     def _worth_asking(
         self, method: Method, batch: list[Live], most: Depths, answers: Sequence[Drafts], now_s: float
     ) -> Depths:
@@ -354,18 +364,23 @@ class Proposer:
         def cost(num_requests: int, depth: int) -> float:
             return method.speculator.cost(num_requests, depth) * wait.share
 
+        there = {drafts.request_id: self._chances(self._live[drafts.request_id], drafts) for drafts in answers}
         wishes = [
             Wish(
                 live.request_id,
                 self._rates_of(live, method.name).survival(most[live.request_id]),
                 live.num_idle,
+                there.get(live.request_id, ()),
             )
             for live in batch
         ]
-        given = [(self._live[drafts.request_id], drafts.source, len(drafts.token_ids)) for drafts in answers]
-        named = {drafts.request_id for drafts in answers}.union(most)
-        given += [(w, w.source, len(w.waiting)) for w in self._offering.values() if w.request_id not in named]
-        offers = [Offer(w.request_id, self._rates_of(w, source).survival(num)) for w, source, num in given]
+        offers = [Offer(request_id, chances) for request_id, chances in there.items() if request_id not in most]
+        named = there.keys() | most.keys()
+        offers += [
+            Offer(live.request_id, self._rates_of(live, live.source).survival(len(live.waiting), live.confidence))
+            for live in self._offering.values()
+            if live.request_id not in named
+        ]
         depths = self._guard(method, lambda _: self._policy.ask(wishes, offers, self._load(), cost), NONE)
         for live in batch:
             live.num_idle = 0 if live.request_id in depths else live.num_idle + 1
@@ -375,6 +390,11 @@ class Proposer:
             wait.begin(now_s, cost(len(depths), max(depths.values())) / max(wait.share, 1e-9))
         self.tally.values[f"spec_disabled_state/{method.name}_cost"] = float(not depths)
         return depths
+
+    def _chances(self, live: Live, drafts: Drafts) -> list[float]:
+        """That each of the drafts, just made for a request, is accepted."""
+        confidence = drafts.confidence if _is_told(drafts) else None
+        return self._rates_of(live, drafts.source).survival(min(len(drafts.token_ids), live.most), confidence)
 
     def fitting(self, drafts: Drafts) -> Drafts:
         """``drafts`` as the core may have them: within their grammar, and only where they beat forced tokens."""

@@ -145,6 +145,14 @@ def test_asks_for_as_many_drafts_as_pay_for_the_wait() -> None:
     assert depths == [*best, 0] and depths == sorted(depths, reverse=True) and depths[2] > 0
 
 
+def test_what_is_held_is_given_up_for_drafts_that_bring_more_for_all_they_cost() -> None:
+    load, good = Load(1, 0, 0.0), chances(0.9, 4)
+    for held, is_asked in (((), True), (chances(0.4, 4), True), (chances(0.9, 4), False), (chances(0.8, 4), False)):
+        policy = Goodput(StepCosts([(1, 0.010), (64, 0.010)]))
+        depths = policy.ask([Wish("r", good, 0, held)], [], load, batch_cost(0.001))
+        assert bool(depths) is is_asked, held
+
+
 def test_asks_for_those_who_use_them() -> None:
     policy = Goodput(StepCosts([(1, 0.010), (4, 0.012), (64, 0.090)]))
     wishes = [Wish("vague", chances(0.1, 4), 0), Wish("sure", chances(0.95, 4), 0)]

@@ -224,6 +224,22 @@ def test_a_slow_method_is_asked_for_what_pays_and_not_where_nothing_does() -> No
         assert proposer.tally.values["spec_disabled_state/slow_cost"] == float(not worth)
 
 
+@pytest.mark.parametrize("is_good", [False, True])
+def test_a_slow_method_is_asked_behind_a_poor_answer_and_not_behind_a_good_one(is_good: bool) -> None:
+    context = Context(vocab_size=100, max_model_len=500, max_num_seqs=8, max_draft_tokens=4)
+    slow = Slow(SuffixConfig(), context)
+    slow.asked = []
+    costs = StepCosts([(1, 0.020), (64, 0.020)])
+    methods = [Method("suffix", Suffix(SuffixConfig(), context)), Method("slow", slow)]
+    proposer = Proposer(methods, Goodput(costs), costs, 4, clock=lambda: 0.0)
+    proposer.open("r", [1, 2, 3, 4, 5, 1, 2, 3, 4, 1], SamplingParams(max_tokens=100))
+    for _ in range(40):
+        proposer._rates["suffix"].observe(4, 4 * is_good, None)
+    play(proposer, 0, "r", [2])
+    proposals = proposer.propose()
+    assert [drafts.source for drafts in proposals] == (["suffix"] if is_good else ["suffix", "slow"])
+
+
 def test_nothing_is_proposed_for_a_request_that_has_ended_before_it_is_reported() -> None:
     proposer = make(Fixed(4))
     proposer.open("r", [1, 2, 3, 4, 1], SamplingParams(max_tokens=100))
