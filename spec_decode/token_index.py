@@ -90,8 +90,9 @@ class TokenIndex:
 
     def tail(self, most: int) -> list[int]:
         """The last ``most`` tokens of the text that is being written."""
-        start = self.end - min(most, self.end - self.floor)
-        tail = [self._tokens[p & self._mask] for p in range(start, self.end)]
+        start = (self.end - min(most, self.end - self.floor)) & self._mask
+        stop = self.end & self._mask
+        tail = (self._tokens[start:stop] if start <= stop else self._tokens[start:] + self._tokens[:stop]).tolist()
         return tail if -1 not in tail else tail[len(tail) - tail[::-1].index(-1) :]
 
     def spans(self, positions: Sequence[int], most: int) -> list[list[int]]:
