@@ -33,6 +33,7 @@ async def run_in_background(work: Callable[[], T]) -> T:
         if sys.platform == "linux":  # elsewhere priorities are the process's, and one that was lowered stays low
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+                os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
         result, error = None, None
         try:
             result = work()

@@ -12,19 +12,19 @@ from paceline.actors.background import run_in_background
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere priorities belong to processes")
 def test_the_work_and_what_it_starts_yield_to_others_and_nobody_else_does() -> None:
-    def mine() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    def mine() -> tuple[int, int]:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), os.sched_getscheduler(0)
 
-    def work() -> tuple[int, int]:
-        theirs: list[int] = []
+    def work() -> tuple[tuple[int, int], tuple[int, int]]:
+        theirs: list[tuple[int, int]] = []
         thread = threading.Thread(target=lambda: theirs.append(mine()))
         thread.start()
         thread.join()
         return mine(), theirs[0]
 
     before = mine()
-    assert anyio.run(run_in_background, work) == (19, 19)
-    assert mine() == before < 19
+    assert anyio.run(run_in_background, work) == ((19, os.SCHED_IDLE), (19, os.SCHED_IDLE))
+    assert mine() == before != (19, os.SCHED_IDLE)
 
 
 def test_what_it_raises_is_raised() -> None:
