@@ -15,7 +15,7 @@ from .native import load
 
 OPS = (
     "rms_norm", "rope", "store_kv", "move_kv", "paged_attention", "silu_mul", "linear_int8", "linear_int4", "sample",
-    "verify",
+    "verify", "decoder_layers",
 )  # fmt: skip
 _PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}
 """Backends to try on each kind of device, best first; the reference comes last everywhere."""

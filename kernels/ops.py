@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .decoder import Decoder, Rows
 from .dispatch import backend
 
 
@@ -130,6 +131,22 @@ def linear_int4(
     outputs of its token NaN or infinite.
     """
     return backend("linear_int4", x)(x, packed, n, bias)
+
+
+def pack_decoder_layers(decoder: Decoder) -> object:
+    """Layers whose products ``pack_int8`` and ``pack_int4`` packed, in the backend's form; it is opaque."""
+    return backend("decoder_layers", decoder.cos_sin, "pack")(decoder)
+
+
+def decoder_layers(packed: object, rows: Rows, x: torch.Tensor, residual: torch.Tensor, first: int, last: int) -> None:
+    """Layers ``first`` to ``last`` - 1 over the step's T tokens, **in place**; K and V go to the pages.
+
+    x [T, hidden_size] is the normed input of layer ``first`` and becomes the last one's output behind its
+    ``next_norm``; residual [T, hidden_size] is what x was normed from, and grows. Equal bit for bit to the ops of each
+    layer called one by one. Pages fp32 or bf16, of one shape in all layers. IndexError as in ``rope``, ``store_kv`` and
+    ``paged_attention``; x and residual are then of no use.
+    """
+    backend("decoder_layers", x)(packed, rows, x, residual, first, last)
 
 
 def sample(

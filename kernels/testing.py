@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from . import ops
+from .decoder import Decoder, Layer, Product, Rows
 from .gguf_int4 import KINDS
 
 TOLERANCES = {torch.float32: (2e-5, 2e-5)}
 """Relative and absolute difference allowed between a backend and its reference, by dtype; none where not listed."""
 
-EXACT = ("rope", "store_kv", "move_kv", "linear_int8", "linear_int4", "sample")
+EXACT = ("rope", "store_kv", "move_kv", "linear_int8", "linear_int4", "sample", "decoder_layers")
 """Ops whose backends give the reference's very bits."""
 
 
@@ -39,6 +41,9 @@ def call(op: str, backend: str, args: tuple[Any, ...]) -> Any:
     if op == "linear_int4":
         x, (blocks, kind), n, bias = args
         return module.run(x, module.pack(blocks, kind), n, bias)
+    if op == "decoder_layers":
+        x, residual, rows, decoder, first, last = args
+        return module.run(module.pack(decoder), rows, x, residual, first, last)
     return module.run(*args)
 
 
@@ -49,7 +54,7 @@ def cases(op: str) -> Iterator[Case]:
 
 def assert_close(op: str, actual: Any, expected: Any) -> None:
     """Equal bits for ops in ``EXACT``, else within ``TOLERANCES``; tuples and None are compared part by part."""
-    if isinstance(expected, tuple):
+    if isinstance(expected, tuple | list):
         for a, e in zip(actual, expected, strict=True):
             assert_close(op, a, e)
     elif isinstance(expected, torch.Tensor):
@@ -242,6 +247,62 @@ def _verify() -> Iterator[Case]:
             yield Case(f"{rule} {depths[:5]}x{v}/{m}", make)
 
 
+def decoder_case(
+    rows: list[tuple[int, int]],
+    *,
+    num_layers: int = 3,
+    dtype: torch.dtype = torch.float32,
+    window: int = 0,
+    parents: list[int] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, Rows, Decoder]:
+    """x, residual, rows of (tokens, context) and a small decoder of int8 and 4-bit products, some of them divided."""
+    hidden, inner, hq, hk, d = 36, 44, 4, 2, 10
+    _, k, v, tables, starts, lengths = attention_batch(
+        rows, q_heads=hq, k_heads=hk, head_size=d, block_size=4, dtype=dtype
+    )
+    at = [(r, p) for r, (n, length) in enumerate(rows) for p in range(length - n, length)]
+    positions = [p for _, p in at]
+    slots = [int(tables[r, p // 4]) * 4 + p % 4 for r, p in at]
+
+    def product(n: int, k: int, kind: str, bias: bool = False) -> Product:
+        add = _draw(n) if bias else None
+        if kind == "int8":
+            return Product("linear_int8", ops.pack_int8(_draw(n, k, seed=n) / k**0.5), n, add)
+        return Product("linear_int4", ops.pack_int4(blocks_int4(n, -(-k // 32), kind), kind), n, add)
+
+    def layer(i: int) -> Layer:
+        kinds = ("int8", "Q4_1") if i % 2 else ("Q4_0", "int8")
+        qkv = (product((hq + hk) * d, hidden, kinds[0], True), product(hk * d, hidden, kinds[1], True))
+        gate_up = (product(inner, hidden, kinds[0]), product(inner, hidden, kinds[1]))
+        output, down = product(hidden, hq * d, kinds[1], i == 0), product(hidden, inner, kinds[0])
+        return Layer(qkv, (output,), gate_up if i else (product(2 * inner, hidden, "int8"),), (down,),
+                     _draw(hidden, seed=i), _draw(hidden, seed=9 + i))  # fmt: skip
+
+    most = max(positions, default=0) + 1
+    layers = [layer(i) for i in range(num_layers)]
+    decoder = Decoder(layers, hq, hk, d, inner, 1e-5, window, _draw(most, d))
+    made = Rows(
+        torch.tensor(positions, dtype=torch.int32), torch.tensor(slots, dtype=torch.int32), tables, starts, lengths,
+        None if parents is None else torch.tensor(parents, dtype=torch.int32),
+        [k.clone() for _ in layers], [v.clone() for _ in layers],
+    )  # fmt: skip
+    return _draw(len(positions), hidden), _draw(len(positions), hidden, seed=1), made, decoder
+
+
+def _decoder_layers() -> Iterator[Case]:
+    many = [(1, n) for n in range(1, 12)]
+    for name, rows in {"nothing": [], "one": [(1, 1)], "mixed": [(1, 9), (5, 5), (3, 20)], "many": many}.items():
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            for window, first, last in ((0, 0, 3), (6, 1, 3), (0, 2, 2)):
+
+                def make(rows=rows, dtype=dtype, window=window, first=first, last=last) -> tuple[Any, ...]:  # type: ignore[no-untyped-def]
+                    return (*decoder_case(rows, dtype=dtype, window=window), first, last)
+
+                yield Case(f"{name} {dtype} window {window} layers {first}..{last}", make)
+    tree = [0, 0, 1, 2, 1, 4]  # the second row's second and fourth token follow its first
+    yield Case("tree", lambda: (*decoder_case([(1, 9), (5, 30)], parents=tree), 0, 3))
+
+
 _GRIDS = {
     "rms_norm": _rms_norm,
     "rope": _rope,
@@ -253,4 +314,5 @@ _GRIDS = {
     "linear_int4": _linear_int4,
     "sample": _sample,
     "verify": _verify,
+    "decoder_layers": _decoder_layers,
 }

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from ..nn.fused import FusedLayers, fuse
 from ..nn.layers import MLP, Attention, Embedding, Linear, RMSNorm, rope_table
 from ..nn.load import Loader
 from ..nn.model import Batch, KVCache
@@ -37,11 +38,16 @@ class Decoder:
     first_norm: RMSNorm
     blocks: list[Block]
     head: Linear
+    fused: FusedLayers | None = None
+    """``blocks`` in one call; the same bits."""
 
     def forward(self, batch: Batch, kv: KVCache, layers: dict[int, torch.Tensor] | None = None) -> torch.Tensor:
         """See ``nn.model.Model``."""
         residual = self.embed(batch.token_ids)
         x = self.first_norm(residual)
+        if self.fused is not None:
+            self.fused(x, residual, batch, kv, layers)
+            return x
         for layer, (block, k_pages, v_pages) in enumerate(zip(self.blocks, kv.k, kv.v, strict=True)):
             x = block.attention(x, batch, k_pages, v_pages)
             x = block.mlp_norm(x, residual)
@@ -84,10 +90,12 @@ def build_decoder(config: ModelConfig, loader: Loader, *, output_bias: bool) -> 
     head = loader.start(lambda: loader.linear(last, hidden))
     embed = loader.start(lambda: loader.embedding(f"{table}.weight", config.vocab_size, hidden))
     blocks = [loader.start(partial(block, layer)) for layer in range(config.num_layers)]
+    built = [part.result() for part in blocks]
     return Decoder(
         config=config,
         embed=embed.result(),
         first_norm=norm("model.layers.0.input_layernorm"),
-        blocks=[part.result() for part in blocks],
+        blocks=built,
         head=head.result(),
+        fused=fuse(config, built),
     )

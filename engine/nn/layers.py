@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels import ops
+from ...kernels.decoder import Product
 from ..types import ModelConfig, RopeScaling
 from .model import Batch
 from .weights import Weight
@@ -19,11 +20,12 @@ from .weights import Weight
 class Linear:
     """x [T, num_inputs] -> [T, num_outputs], plus bias; outputs of several weights stand side by side."""
 
-    __slots__ = ("_bias", "_multiply", "_num_outputs", "_others", "_tensors")
+    __slots__ = ("_bias", "_multiply", "_num_outputs", "_op", "_others", "_tensors")
 
     def __init__(self, weight: Weight, bias: torch.Tensor | None = None, *others: Weight) -> None:
         # Looked up once here rather than 4 times a layer and step.
         self._multiply = weight.quant.linear
+        self._op = getattr(weight.quant, "OP", None)
         self._tensors = weight.tensors
         self._num_outputs = weight.num_outputs
         self._bias = bias if bias is None else bias[: weight.num_outputs]
@@ -33,6 +35,14 @@ class Linear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         y = self._multiply(x, self._tensors, self._num_outputs, self._bias)
         return y if self._others is None else torch.cat((y, self._others(x)), 1)
+
+    def products(self) -> tuple[Product, ...] | None:
+        """The same as plain data for ``ops.decoder_layers``; None where a quant multiplies by no op of its own."""
+        if self._op is None:
+            return None
+        own = Product(self._op, self._tensors, self._num_outputs, self._bias)
+        others = self._others.products() if self._others is not None else ()
+        return None if others is None else (own, *others)
 
 
 @dataclass(slots=True)
@@ -66,12 +76,12 @@ class RMSNorm:
 class Attention:
     """Causal self-attention over the paged cache, q, k and v from one product; grouped queries; optional window."""
 
-    __slots__ = ("_cos_sin", "_num_heads", "_output", "_qkv", "_scale", "_split", "_width", "_window")
+    __slots__ = ("_num_heads", "_scale", "_split", "_width", "_window", "cos_sin", "output", "qkv")
 
     def __init__(self, config: ModelConfig, qkv: Linear, output: Linear, cos_sin: torch.Tensor) -> None:
-        self._qkv = qkv
-        self._output = output
-        self._cos_sin = cos_sin
+        self.qkv = qkv
+        self.output = output
+        self.cos_sin = cos_sin
         self._split = [config.num_heads, config.num_kv_heads, config.num_kv_heads]
         self._num_heads = sum(self._split)
         self._width = config.num_heads * config.head_dim
@@ -80,15 +90,15 @@ class Attention:
 
     def __call__(self, x: torch.Tensor, batch: Batch, k_pages: torch.Tensor, v_pages: torch.Tensor) -> torch.Tensor:
         """x [T, hidden_size] -> [T, hidden_size]; writes K and V of the T tokens into the pages."""
-        heads = self._qkv(x).view(x.shape[0], self._num_heads, -1)
+        heads = self.qkv(x).view(x.shape[0], self._num_heads, -1)
         q, k, v = heads.split(self._split, 1)
-        ops.rope(q, k, self._cos_sin, batch.positions)
+        ops.rope(q, k, self.cos_sin, batch.positions)
         ops.store_kv(k, v, k_pages, v_pages, batch.slots)
         y = ops.paged_attention(
             q, k_pages, v_pages, batch.block_tables, batch.query_starts, batch.context_lens, self._scale, self._window,
             parents=batch.parents,
         )  # fmt: skip
-        return self._output(y.view(-1, self._width))
+        return self.output(y.view(-1, self._width))
 
 
 @dataclass(slots=True)

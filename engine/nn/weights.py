@@ -8,7 +8,11 @@ import torch
 
 
 class Quant(Protocol):
-    """A plug-in of ``engine.quant``: weights in memory and how they multiply."""
+    """A plug-in of ``engine.quant``: weights in memory and how they multiply.
+
+    One whose ``linear`` is an op of ``kernels.ops`` names it in a constant ``OP``, so that whole layers can run in one
+    call.
+    """
 
     def pack(self, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Weight [N, K], fp32 or as the checkpoint has it, to the tensors that ``linear`` reads."""

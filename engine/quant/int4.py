@@ -11,6 +11,9 @@ from ...kernels import ops
 from ...kernels.gguf_int4 import GROUP
 from ...kernels.gguf_int4 import KINDS as KINDS
 
+OP = "linear_int4"
+"""The op that multiplies."""
+
 
 def pack(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Weight [N, K] of any float dtype, each group rounded to sixteen values from its least to its greatest."""

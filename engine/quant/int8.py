@@ -8,6 +8,9 @@ import torch
 
 from ...kernels import ops
 
+OP = "linear_int8"
+"""The op that multiplies."""
+
 
 def pack(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Weight [N, K] of any float dtype to the opaque tensors of ``ops.pack_int8``."""

@@ -4,9 +4,44 @@
 #pragma once
 #include <cstdint>
 
-#define PL_ABI 4
+#define PL_ABI 5
 
 enum PlPages : int64_t { PL_FP32 = 0, PL_BF16 = 1 };
+
+enum PlProductKind : int64_t { PL_INT8 = 0, PL_INT4 = 1 };
+
+// A matrix [n, inputs] as pl_linear_int8 or pl_linear_int4 takes it; scales null for int4, bias may be null.
+struct PlProduct {
+    const uint8_t* codes;
+    const uint16_t* scales;
+    const float* bias;
+    int64_t kind, n;
+};
+
+// One decoder layer: the products of each part stand side by side, num_<part> of them. Norms [hidden_size].
+struct PlLayer {
+    const PlProduct *qkv, *output, *gate_up, *down;
+    int64_t num_qkv, num_output, num_gate_up, num_down;
+    const float *mlp_norm, *next_norm;
+};
+
+// What all layers of a model share.
+struct PlDecoder {
+    const PlLayer* layers;
+    const float* cos_sin;  // [max_position, head_size]
+    int64_t hidden_size, inner_size, q_heads, k_heads, head_size, max_position, window;
+    float eps, scale;
+};
+
+// A step's rows, as pl_paged_attention has them; pages by layer.
+struct PlRows {
+    const int32_t *positions, *slots, *block_tables, *query_starts, *context_lens, *parents;
+    void *const *k_pages, *const *v_pages;
+    int64_t num_tokens, num_rows, block_size, num_blocks, max_blocks, pages;
+};
+
+// Which op refused, times PL_REFUSED, plus what it returned.
+enum PlRefused : int64_t { PL_REFUSED = int64_t{1} << 40, PL_ROPE = 1, PL_STORE_KV = 2, PL_ATTENTION = 3 };
 
 extern "C" {
 int64_t pl_abi_version();
@@ -79,4 +114,7 @@ int64_t pl_sample(const float* logits, const float* temperature, const int64_t* 
 // there is no instruction for them).
 int64_t pl_ceiling_read(const uint8_t* data, int64_t size);
 int64_t pl_ceiling_dot(int64_t count);
+
+// Layers first..last-1: x [T, hidden_size], the normed input of the first, becomes that of layer `last`; residual alike.
+int64_t pl_decoder_layers(const PlDecoder* decoder, const PlRows* rows, float* x, float* residual, int64_t first, int64_t last);
 }

@@ -36,6 +36,7 @@ struct Linear {
     const uint16_t* scales;
     const float* bias;
     float* out;
+    int64_t stride;  // of out between tokens: other products' outputs may stand beside these
     int64_t num_tokens, n, groups;
 };
 
@@ -55,5 +56,11 @@ void run_linear(Linear linear, const float* x, int64_t k, Quantise quantise, Mul
     const int64_t pairs = (blocks + 1) / 2;
     split(pairs, 1, [&](int64_t begin, int64_t end) { multiply(linear, begin * 2, end * 2 < blocks ? end * 2 : blocks); });
 }
+
+// pl_linear_int8 and pl_linear_int4 with outputs `stride` apart.
+void linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out, int64_t stride,
+                 int64_t num_tokens, int64_t n, int64_t k);
+void linear_int4(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t stride, int64_t num_tokens,
+                 int64_t n, int64_t k);
 
 }  // namespace pl

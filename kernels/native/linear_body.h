@@ -70,7 +70,7 @@ static void quantise_row(const float* x, int64_t k, Activations* out) {
 // sums [16] of one token and one block, to the outputs that exist.
 static inline void finish(const Linear& l, int64_t token, int64_t block, const F* sums) {
     const int64_t first = block * kOutputs;
-    float* out = l.out + token * l.n + first;
+    float* out = l.out + token * l.stride + first;
     if (first + kOutputs <= l.n) {
         for (int i = 0; i < kOutputs / W; ++i)
             store(out + i * W, l.bias ? sums[i] + load<F>(l.bias + first + i * W) : sums[i]);
@@ -137,7 +137,7 @@ static inline __attribute__((always_inline)) void vnni_tile(const Linear& l, int
     const Activations* x = l.x + token * l.groups;
     F sums[M][BLOCKS] = {};
     for (int m = 0; m < M; ++m)
-        for (int b = 0; b < BLOCKS; ++b) __builtin_prefetch(l.out + (token + m) * l.n + (block + b) * kOutputs, 1);
+        for (int b = 0; b < BLOCKS; ++b) __builtin_prefetch(l.out + (token + m) * l.stride + (block + b) * kOutputs, 1);
     const bool first_of_pass = token % kPassTokens == 0;
     const uint8_t* weights = l.weights + block * l.groups * Format::kBytes;
     for (int64_t g = 0; g < l.groups; ++g, ++x, weights += Format::kBytes) {

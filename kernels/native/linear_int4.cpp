@@ -50,6 +50,13 @@ void pack_group(const uint8_t* codes, const BlockKind& kind, int64_t group, uint
 #include "foreach_isa.h"
 
 }  // namespace
+
+void linear_int4(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t stride, int64_t num_tokens,
+                 int64_t n, int64_t k) {
+    const Linear linear{nullptr, packed, nullptr, bias, out, stride, num_tokens, n, groups_of(k)};
+    run_linear(linear, x, k, PL_PICK(quantise_row), PL_PICK(multiply));
+}
+
 }  // namespace pl
 
 int64_t pl_pack_int4(const uint8_t* blocks, const uint16_t* scales, const uint16_t* least, uint8_t* packed, int64_t kind,
@@ -76,8 +83,6 @@ int64_t pl_pack_int4(const uint8_t* blocks, const uint16_t* scales, const uint16
 
 int64_t pl_linear_int4(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t num_tokens, int64_t n,
                        int64_t k) {
-    using namespace pl;
-    const Linear linear{nullptr, packed, nullptr, bias, out, num_tokens, n, groups_of(k)};
-    run_linear(linear, x, k, PL_PICK(quantise_row), PL_PICK(multiply));
+    pl::linear_int4(x, packed, bias, out, n, num_tokens, n, k);
     return 0;
 }

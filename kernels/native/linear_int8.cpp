@@ -20,6 +20,13 @@ constexpr int64_t kCodes = kGroup * kOutputs;  // bytes of a block's group
 #include "foreach_isa.h"
 
 }  // namespace
+
+void linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out, int64_t stride,
+                 int64_t num_tokens, int64_t n, int64_t k) {
+    const Linear linear{nullptr, codes, scales, bias, out, stride, num_tokens, n, groups_of(k)};
+    run_linear(linear, x, k, PL_PICK(quantise_row), PL_PICK(multiply));
+}
+
 }  // namespace pl
 
 int64_t pl_pack_int8(const float* weight, uint8_t* codes, uint16_t* scales, int64_t n, int64_t k) {
@@ -38,8 +45,6 @@ int64_t pl_pack_int8(const float* weight, uint8_t* codes, uint16_t* scales, int6
 
 int64_t pl_linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out,
                        int64_t num_tokens, int64_t n, int64_t k) {
-    using namespace pl;
-    const Linear linear{nullptr, codes, scales, bias, out, num_tokens, n, groups_of(k)};
-    run_linear(linear, x, k, PL_PICK(quantise_row), PL_PICK(multiply));
+    pl::linear_int8(x, codes, scales, bias, out, n, num_tokens, n, k);
     return 0;
 }

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-ABI = 4
+ABI = 5
 """Raised with every change of a signature; must equal ``PL_ABI`` in abi.h."""
 
 ISAS = ("portable", "avx2", "avx512")
@@ -32,6 +32,7 @@ _SIGNATURES = {
     "pl_summarise": "pppppiii",
     "pl_philox": "pppppii",
     "pl_sample": "pppppii",
+    "pl_decoder_layers": "ppppii",
 }
 """Argument kinds of each function (p pointer, i int64, f float); all return an int64. abi.h says what they mean."""
 

@@ -164,7 +164,7 @@ void split(int64_t count, int64_t least, void (*work)(void*, int64_t, int64_t), 
 }
 
 void* scratch(int slot, size_t size) {
-    thread_local Buffer buffers[4];
+    thread_local Buffer buffers[kScratchSlots];
     Buffer& b = buffers[slot];
     if (b.size < size) {
         std::free(b.data);

@@ -16,7 +16,9 @@ void split(int64_t count, int64_t least, const Work& work) {
         const_cast<void*>(static_cast<const void*>(&work)));
 }
 
-// Memory of the calling thread that lives until its next call with the same slot: size bytes, aligned to 64.
+// Memory of the calling thread that lives until its next call with the same slot: size bytes, aligned to 64. Slot 0 is the
+// linears', 1 to 3 are attention's, 4 to 8 the decoder layers'.
+constexpr int kScratchSlots = 9;
 void* scratch(int slot, size_t size);
 
 }  // namespace pl

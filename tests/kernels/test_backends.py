@@ -37,7 +37,7 @@ def test_grid_finds_a_wrong_backend(op: str) -> None:
     for case in testing.cases(op):
         args = case.make()
         result = testing.call(op, "reference", args)
-        changed = args[2] if op == "store_kv" else args[0] if op == "rope" else result
+        changed = args[2] if op == "store_kv" else args[0] if op in ("rope", "decoder_layers") else result
         changed = args[0][0] if op == "move_kv" else changed
         if changed.numel() == 0:
             continue

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from paceline.kernels import ops
-from paceline.kernels.testing import attention_batch, blocks_int4
+from paceline.kernels.testing import attention_batch, blocks_int4, decoder_case
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -102,3 +102,23 @@ def test_wrong_dtypes() -> None:
         _attend(context_lens=torch.tensor([9, 3]))
     with pytest.raises(TypeError, match=r"int64 tensor here, not torch.int32"):
         ops.sample(torch.zeros(1, 4), torch.ones(1), _ints(0), torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"positions": _ints(0, 9, 1)}, IndexError, "rope refuses entry 1"),
+        ({"slots": _ints(0, 1, -1)}, IndexError, "store_kv refuses entry 2"),
+        ({"context_lens": _ints(10**6, 1)}, IndexError, "paged_attention refuses entry 0"),
+        ({"positions": _ints(0, 1)}, ValueError, "positions"),
+        ({"query_starts": _ints(0, 3)}, ValueError, "query_starts"),
+        ({"v_pages": [torch.zeros(1)]}, ValueError, "pages"),
+    ],
+)
+def test_decoder_layers_over_impossible_rows(changes: dict[str, Any], error: type[Exception], match: str) -> None:
+    x, residual, rows, decoder = decoder_case([(2, 2), (1, 1)])
+    packed = ops.pack_decoder_layers(decoder)
+    with pytest.raises(error, match=f"decoder_layers: .*{match}"):
+        ops.decoder_layers(packed, rows._replace(**changes), x, residual, 0, 3)
+    with pytest.raises(ValueError, match="decoder_layers: x"):
+        ops.decoder_layers(packed, rows, x[:, :-1], residual, 0, 3)

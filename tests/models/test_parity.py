@@ -11,6 +11,8 @@ import torch
 from model_runs import all_logits, feed, fresh_cache, greedy, load
 from tiny_models import LLAMA3_SCALING, make_gguf, make_llama, make_qwen2
 
+from paceline.engine.models.llama import Decoder
+
 TOKENS = [1, 7, 300, 45, 45, 2, 511, 0, 99, 120, 63, 64, 8, 200, 31, 77, 450, 3, 12, 6] * 4
 
 CASES: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
@@ -108,3 +110,25 @@ def test_chunks_change_no_bit_of_the_default(tmp_path: Path) -> None:
     parts = [feed(model, cache, TOKENS[a:b], a) for a, b in pairwise(cuts)]
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(model.logits(whole[5:6]), model.logits(whole)[5:6])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+@pytest.mark.parametrize("case", CASES)
+@torch.inference_mode()
+def test_layers_in_one_call_are_the_layers_one_by_one(tmp_path: Path, case: str, dtype: str) -> None:
+    make, changes = CASES[case]
+    model = load(make(tmp_path, **changes), dtype)
+    assert isinstance(model, Decoder) and model.fused is not None
+    last = model.config.num_layers - 1
+    runs: list[tuple[torch.Tensor, ...]] = []
+    for _ in range(2):
+        cache, taps = fresh_cache(model, len(TOKENS)), {at: torch.empty(0) for at in (0, last)}
+        hidden = feed(model, cache, TOKENS, 0, taps)
+        runs.append((hidden, *taps.values(), *cache.k, *cache.v))
+        model.fused = None
+    assert all(torch.equal(fused, single) for fused, single in zip(*runs, strict=True))
+
+
+def test_what_no_op_multiplies_runs_layer_by_layer(tmp_path: Path) -> None:
+    model = load(make_llama(tmp_path), "float32")
+    assert isinstance(model, Decoder) and model.fused is None

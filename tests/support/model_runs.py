@@ -34,7 +34,9 @@ def fresh_cache(model: Model, num_tokens: int, block_size: int = 16, dtype: torc
     return KVCache(k, v, block_size)
 
 
-def feed(model: Model, cache: KVCache, token_ids: list[int], start: int) -> torch.Tensor:
+def feed(
+    model: Model, cache: KVCache, token_ids: list[int], start: int, layers: dict[int, torch.Tensor] | None = None
+) -> torch.Tensor:
     """Compute ``token_ids`` at positions ``start ..`` of the only sequence -> hidden states."""
 
     def ints(values: list[int]) -> torch.Tensor:
@@ -44,7 +46,7 @@ def feed(model: Model, cache: KVCache, token_ids: list[int], start: int) -> torc
     where = ints(list(range(start, end)))
     blocks = ints(list(range(cache.k[0].shape[0]))).view(1, -1)
     return model.forward(
-        Batch(ints(token_ids), where, where.clone(), ints([0, len(token_ids)]), ints([end]), blocks), cache
+        Batch(ints(token_ids), where, where.clone(), ints([0, len(token_ids)]), ints([end]), blocks), cache, layers
     )
 
 
