@@ -17,37 +17,27 @@ that step's, to be checked like any other, and the rest waits for it.
 Nobody else writes here; the core never hears of methods, and the text does not depend on anything in this file.
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
-
-import msgspec
+from typing import Protocol
 
 from ..engine.core.plan import Drafts, RequestOutput, StepPlan, StepResult
 from ..engine.types import RequestId, SamplingParams, SpeculationControl, SpeculationStats
 from .adapt import NONE, Depths, Load, Offer, Policy, Wish
-from .base import Outcome, ProposeReq, Speculator, StepBudget
+from .base import ProposeReq
 from .forced import FORCED, Forcing, forced_drafts, unless_forced
-from .live import Live, Method, Wait
-from .rates import MethodRates, RequestRates
+from .live import Live, Method
+from .methods import Methods, is_told
+from .rates import RequestRates
 from .step_costs import StepCosts
 from .tally import RequestTally, Tally
 from .tree import descend
-
-log = logging.getLogger(__name__)
 
 _OVERHEAD_WEIGHT = 0.05
 _FIRST_OVERHEAD_S = 0.001
 """Taken for lost between two steps until it was measured."""
 _MOST_OVERHEAD_S = 0.02
 """A longer pause between two steps is not ours: nothing was to do."""
-_SLOW_S = 0.0005
-"""A method that takes this long for one draft is asked only for drafts that pay for the wait."""
-_SHARE_WEIGHT = 0.05
-
-
-_T = TypeVar("_T")
 
 
 class OutputGrammars(Forcing, Protocol):
@@ -93,7 +83,6 @@ class Proposer:
         grammars: OutputGrammars | None = None,
         forced_tokens: bool = False,
     ) -> None:
-        self._methods = list(methods)
         self._grammars = grammars
         self._forces = forced_tokens and grammars is not None
         self._policy = policy
@@ -101,7 +90,6 @@ class Proposer:
         self._most = max_draft_tokens
         self._clock = clock
         self._live: dict[RequestId, Live] = {}
-        self._rates = {method.name: MethodRates(max_draft_tokens) for method in methods}
         self._ready: dict[RequestId, Live] = {}  # committed something since they were last asked for
         self._moved: dict[RequestId, Live] = {}  # committed something since their grammar was last asked
         self._offering: dict[RequestId, Live] = {}  # have waiting drafts
@@ -114,9 +102,9 @@ class Proposer:
         self._turn_s = 0.0
         self._was_alone = False
         self._overhead_s = _FIRST_OVERHEAD_S
-        self._waits = {method.name: Wait() for method in methods}
         names = [method.name for method in methods]
         self.tally = Tally([*names, FORCED] if self._forces else names, max_draft_tokens)
+        self._methods = Methods(methods, max_draft_tokens, clock, self.tally)
 
     # --- requests come and go -----------------------------------------------------------------------------------------
 
@@ -137,8 +125,8 @@ class Proposer:
         live.salt, live.prediction = cache_salt, list(prediction)
         most = self._most if control.max_draft_tokens is None else min(control.max_draft_tokens, self._most)
         if control.enabled and most > 0:
-            named = [method.name for method in self._methods] if control.methods is None else control.methods
-            live.methods = [method for name in named for method in self._methods if method.name == name]
+            named = [method.name for method in self._methods.at_work] if control.methods is None else control.methods
+            live.methods = [method for name in named for method in self._methods.at_work if method.name == name]
             live.is_forced = self._forces and bool(params.grammar)
             live.most = most if live.methods or live.is_forced else 0
         if live.methods:
@@ -150,11 +138,11 @@ class Proposer:
         if live.most and self._grammars is not None and params.grammar:
             self._grammars.open(request_id, params.grammar, live.length, output_ids)
         if live.methods and self._policy.wants_drafts:
-            self._begin(live)
+            self._methods.begin(live)
 
     def check_control(self, control: SpeculationControl | None) -> str | None:
         """Why a request's wish cannot be granted; None = it can."""
-        known = [method.name for method in self._methods]
+        known = [method.name for method in self._methods.at_work]
         unknown = [name for name in (control.methods or ()) if name not in known] if control else []
         if unknown:
             return f"speculation.methods names {unknown[0]!r}; this server has {', '.join(known) or 'none'}"
@@ -169,7 +157,7 @@ class Proposer:
             self._close(live)
         if live.tally is None or not (is_last or live.always_report):
             return None
-        if any(method not in self._methods for method in live.methods):
+        if any(method not in self._methods.at_work for method in live.methods):
             return live.tally.report("fault")
         return live.tally.report("policy" if self._policy.is_off else None)
 
@@ -178,10 +166,7 @@ class Proposer:
         self._retire(live)
         if self._grammars is not None:
             self._grammars.close(live.request_id)
-        if live.has_begun:
-            self._observe([live])
-            for method in live.methods:
-                self._guard(method, lambda s: s.close(live.request_id), None)
+        self._methods.close(live)
 
     def forget_plans(self) -> None:
         """The target is gone: no unanswered plan will be answered, and every request begins another epoch."""
@@ -255,7 +240,7 @@ class Proposer:
         hit = agreed == len(ids) and bool(left)
         if live.ahead:  # as good as verified
             num = len(ids) if live.parents is not None else min(len(ids), len(live.waiting))
-            self._rates_of(live, live.source).observe(num, agreed, live.confidence)
+            self._methods.rates(live, live.source).observe(num, agreed, live.confidence)
             live.ahead = False
             if live.tally is not None and live.source != FORCED:
                 live.tally.ahead_hits += hit
@@ -288,9 +273,9 @@ class Proposer:
         self._ready.clear()
         for live in asked:
             if not live.has_begun:
-                self._begin(live)
-        self._observe(asked)
-        slow = {method.name for method in self._methods if self._is_slow(method)}
+                self._methods.begin(live)
+        self._methods.observe(asked)
+        slow = {method.name for method in self._methods.at_work if self._methods.is_slow(method)}
         answers: list[Drafts] = []
         place = 0
         while asked:
@@ -298,7 +283,7 @@ class Proposer:
             for live in asked:
                 if place < len(live.methods):
                     batches.setdefault(live.methods[place].name, []).append(live)
-            for method in list(self._methods):
+            for method in list(self._methods.at_work):
                 batch = batches.get(method.name)
                 if batch:
                     answers += self._ask(method, batch, answers, forced)
@@ -316,7 +301,7 @@ class Proposer:
     ) -> list[Drafts]:
         """``answers`` are those of the methods before it. For ``forced`` ones no step waits."""
         began_s = self._clock()
-        if self._is_slow(method):
+        if self._methods.is_slow(method):
             served = {drafts.request_id for drafts in forced}
             batch = [live for live in batch if live.request_id not in served]
             if not batch:
@@ -338,37 +323,17 @@ class Proposer:
             for live in batch
             if live.request_id in depths
         ]
-        if not asks:
-            return []
-        budget = StepBudget(self._most * len(asks), self._most)
-        proposed = self._guard(method, lambda s: s.propose(asks, budget), [])
-        self.tally.sample(f"spec_propose/{method.name}", self._clock() - began_s)
-        found: list[Drafts] = []
-        for drafts in proposed:
-            live = self._live.get(drafts.request_id)
-            if live is None or (drafts.epoch, drafts.base_len) != (live.epoch, live.length):
-                self.tally.add(f"spec_faults/{method.name}")
-            elif drafts.token_ids:
-                found.append(msgspec.structs.replace(drafts, source=method.name))
-        return found
-
-    def _is_slow(self, method: Method) -> bool:
-        return self._guard(method, lambda s: s.cost(1, 1), 0.0) >= _SLOW_S
+        return self._methods.propose(method, asks, began_s) if asks else []
 
     def _worth_asking(
         self, method: Method, batch: list[Live], most: Depths, answers: Sequence[Drafts], now_s: float
     ) -> Depths:
         """Whom to ask a slow method for, and for how many drafts."""
-        wait = self._waits[method.name]
-
-        def cost(num_requests: int, depth: int) -> float:
-            return method.speculator.cost(num_requests, depth) * wait.share
-
-        there = {drafts.request_id: self._chances(self._live[drafts.request_id], drafts) for drafts in answers}
+        there = {drafts.request_id: self._methods.chances(self._live[drafts.request_id], drafts) for drafts in answers}
         wishes = [
             Wish(
                 live.request_id,
-                self._rates_of(live, method.name).survival(most[live.request_id]),
+                self._methods.rates(live, method.name).survival(most[live.request_id]),
                 live.num_idle,
                 there.get(live.request_id, ()),
             )
@@ -377,24 +342,20 @@ class Proposer:
         offers = [Offer(request_id, chances) for request_id, chances in there.items() if request_id not in most]
         named = there.keys() | most.keys()
         offers += [
-            Offer(live.request_id, self._rates_of(live, live.source).survival(len(live.waiting), live.confidence))
+            Offer(live.request_id, self._methods.waiting_chances(live))
             for live in self._offering.values()
             if live.request_id not in named
         ]
-        depths = self._guard(method, lambda _: self._policy.ask(wishes, offers, self._load(), cost), NONE)
+        cost = self._methods.cost(method)
+        depths = self._methods.guard(method, lambda _: self._policy.ask(wishes, offers, self._load(), cost), NONE)
         for live in batch:
             live.num_idle = 0 if live.request_id in depths else live.num_idle + 1
         if any(live.in_flight for live in batch):  # the first draft will be the token of the step that runs
             depths = {i: min(depth + self._live[i].in_flight, most[i]) for i, depth in depths.items()}
         if depths:
-            wait.begin(now_s, cost(len(depths), max(depths.values())) / max(wait.share, 1e-9))
+            self._methods.wait(method, len(depths), max(depths.values()), now_s)
         self.tally.values[f"spec_disabled_state/{method.name}_cost"] = float(not depths)
         return depths
-
-    def _chances(self, live: Live, drafts: Drafts) -> list[float]:
-        """That each of the drafts, just made for a request, is accepted."""
-        confidence = drafts.confidence if _is_told(drafts) else None
-        return self._rates_of(live, drafts.source).survival(min(len(drafts.token_ids), live.most), confidence)
 
     def fitting(self, drafts: Drafts) -> Drafts:
         """``drafts`` as the core may have them: within their grammar, and only where they beat forced tokens."""
@@ -410,8 +371,7 @@ class Proposer:
         live = self._live.get(drafts.request_id)
         if live is None or not live.most:
             return
-        if (wait := self._waits.get(drafts.source)) is not None:
-            wait.landed_s = self._clock()
+        self._methods.landed(drafts.source)
         if not left:
             if live.tally is not None and drafts.token_ids and drafts.source != FORCED:
                 live.tally.num_stale += 1
@@ -422,7 +382,7 @@ class Proposer:
         if drafts.parents is not None and len(left) == len(drafts.token_ids):
             live.parents = drafts.parents[: len(live.waiting)]  # parents come before children: what is left is a tree
         used = len(drafts.token_ids) - len(left)
-        live.confidence = drafts.confidence[used:] if drafts.confidence is not None and _is_told(drafts) else None
+        live.confidence = drafts.confidence[used:] if drafts.confidence is not None and is_told(drafts) else None
         live.ahead = live.in_flight > 0
         self._offering[live.request_id] = live
 
@@ -433,7 +393,7 @@ class Proposer:
         offers = [
             Offer(
                 live.request_id,
-                self._rates_of(live, live.source).survival(len(live.waiting), live.confidence),
+                self._methods.waiting_chances(live),
                 live.source == FORCED,
             )
             for live in self._offering.values()
@@ -461,7 +421,7 @@ class Proposer:
             live.in_flight += 1
             if row.draft_ids:
                 num_taken += len(row.draft_ids)
-                live.verifying = self._rates_of(live, live.source), live.source, live.confidence
+                live.verifying = self._methods.rates(live, live.source), live.source, live.confidence
                 self._drop(live)
         self._num_prompt_rows = num_prompt_rows
         self._was_alone = not self._num_open
@@ -470,24 +430,11 @@ class Proposer:
             self._num_verifying += 1
             self.tally.sample("spec_k_chosen", num_taken / max(1, self._num_started))
             self._turn_s = now_s - self._applied_s
-        self._end_waits(now_s)
+        # Waiting for drafts is no overhead: it was counted before they were asked for.
+        self._turn_s -= self._methods.end_waits(self._applied_s, now_s, learn=not num_prompt_rows)
         self._sent_s = now_s
         self._policy.stepped(num_offers, num_taken)
         self.tally.values["spec_disabled_state/policy"] = float(self._policy.is_off)
-
-    def _end_waits(self, now_s: float) -> None:
-        """Waiting for drafts is no overhead: it was counted before they were asked for."""
-        for method in self._methods:
-            wait = self._waits[method.name]
-            if wait.asked_s < self._applied_s:
-                continue
-            waited_s = max(0.0, (wait.landed_s if wait.landed_s >= wait.asked_s else now_s) - wait.asked_s)
-            self._turn_s -= waited_s
-            if method.speculator.caps.draft_ahead and wait.expected_s > 0 and not self._num_prompt_rows:
-                wait.share += (min(waited_s / wait.expected_s, 1.0) - wait.share) * _SHARE_WEIGHT
-                if waited_s > _SLOW_S:
-                    self.tally.add("spec_jit")
-            wait.asked_s = -1.0
 
     # --- what steps teach ---------------------------------------------------------------------------------------------
 
@@ -503,69 +450,6 @@ class Proposer:
         if all(row.yields and row.num_tokens == 1 for row in plan.rows):
             self._costs.observe(sum(1 + len(row.draft_ids) for row in plan.rows), result.elapsed_s)
 
-    # --- speculators --------------------------------------------------------------------------------------------------
-
-    def _begin(self, live: Live) -> None:
-        live.has_begun = True
-        prompt, live.prompt = live.prompt, []
-        for method in live.methods:
-            self._guard(
-                method,
-                lambda s: s.open(
-                    live.request_id,
-                    prompt,
-                    live.params,
-                    live.epoch,
-                    cache_salt=live.salt,
-                    prediction=live.prediction,
-                ),
-                None,
-            )
-
-    def _observe(self, lives: Sequence[Live]) -> None:
-        """Tell what was committed since the last time; in chunks, where nobody is asked for long."""
-        batches: dict[str, list[Outcome]] = {}
-        for live in lives:
-            if live.pending:
-                ids, live.pending = live.pending, []
-                outcome = Outcome(live.request_id, live.epoch, live.length - len(ids), 0, ids)
-                for method in live.methods:
-                    batches.setdefault(method.name, []).append(outcome)
-        for method in list(self._methods):
-            batch = batches.get(method.name)
-            if batch:
-                self._guard(method, lambda s, batch=batch: s.observe(batch), None)
-
-    def _rates_of(self, live: Live, method: str) -> RequestRates:
-        rates = live.rates.get(method)
-        if rates is None:
-            means = self._rates.setdefault(method, MethodRates(self._most))
-            rates = live.rates[method] = RequestRates(means, live.most)
-        return rates
-
     def method_stats(self) -> dict[str, float]:
         """What the methods count themselves, under the names of ``actors.stats``."""
-        values: dict[str, float] = {}
-        for method in list(self._methods):
-            for name, num in self._guard(method, lambda s: s.stats(), {}).items():
-                values[f"spec_method/{method.name}/{name}"] = num
-        return values
-
-    def _guard(self, method: Method, call: Callable[[Speculator], _T], instead: _T) -> _T:
-        """A method that fails is used no more; requests go on without it."""
-        if method not in self._methods:
-            return instead
-        try:
-            return call(method.speculator)
-        except Exception:
-            log.exception("speculator %s failed and is switched off", method.name)
-            self.tally.add(f"spec_faults/{method.name}")
-            self.tally.add("spec_disabled_state/fault", 1)
-            self._methods.remove(method)
-            return instead
-
-
-def _is_told(drafts: Drafts) -> bool:
-    """Does a chain say of each of its drafts how sure it is? A sender may say anything."""
-    told = drafts.confidence or []
-    return drafts.parents is None and len(told) == len(drafts.token_ids) and all(0 <= chance <= 1 for chance in told)
+        return self._methods.stats()

@@ -234,7 +234,7 @@ def test_a_slow_method_is_asked_behind_a_poor_answer_and_not_behind_a_good_one(i
     proposer = Proposer(methods, Goodput(costs), costs, 4, clock=lambda: 0.0)
     proposer.open("r", [1, 2, 3, 4, 5, 1, 2, 3, 4, 1], SamplingParams(max_tokens=100))
     for _ in range(40):
-        proposer._rates["suffix"].observe(4, 4 * is_good, None)
+        proposer._methods.rates(proposer._live["r"], "suffix").observe(4, 4 * is_good)
     play(proposer, 0, "r", [2])
     proposals = proposer.propose()
     assert [drafts.source for drafts in proposals] == (["suffix"] if is_good else ["suffix", "slow"])
