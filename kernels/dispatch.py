@@ -88,4 +88,6 @@ def _why_not(op: str, name: str, device: str) -> str | None:
         return "native kernels are hidden by configuration"
     if importlib.util.find_spec(f"{__package__}.{op}.{name}") is None:
         return "not written for this op"
+    if name == "triton" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed; install paceline[gpu]"
     return importlib.import_module(f"{__package__}.{op}.{name}").why_not(device)

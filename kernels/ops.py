@@ -4,6 +4,9 @@ T tokens, R rows (requests) of a step, S rows to sample, Hq query heads, Hk key/
 K inputs. On a CPU activations are fp32 and KV pages bf16 or fp32. **Row-invariance:** in every op a token's result
 never depends on which other tokens are in the batch, how many there are, or how a prompt was cut into chunks.
 
+**On a GPU** activations and pages are bf16, fp16 or fp32, sums fp32, and indices are not checked: that would make the
+host wait. Who makes them on the host has checked them there; a slot outside the pages is not written.
+
 The backend of each op is chosen once by ``dispatch``; call these functions, never a backend.
 """
 

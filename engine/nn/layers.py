@@ -98,7 +98,7 @@ class Attention:
             q, k_pages, v_pages, batch.block_tables, batch.query_starts, batch.context_lens, self._scale, self._window,
             parents=batch.parents,
         )  # fmt: skip
-        return self.output(y.view(-1, self._width))
+        return self.output(y.view(-1, self._width).to(x.dtype))
 
 
 @dataclass(slots=True)
