@@ -1,5 +1,6 @@
 """The one seam where a backend is chosen: what is chosen, the reasons given, and hiding the native library."""
 
+import importlib.util
 import subprocess
 import sys
 import timeit
@@ -26,9 +27,15 @@ def test_hidden_native_library_says_so() -> None:
     assert dispatch.select("silu_mul", "cpu")[0] == ("cpu" if load.why_not("cpu") is None else "reference")
 
 
-def test_other_devices_get_the_reference_and_a_reason() -> None:
-    name, passed_over = dispatch.select("rope", "cuda")
-    assert (name, passed_over) == ("reference", {"triton": "not written for this op"})
+def test_other_devices_get_the_reference_and_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert dispatch.select("move_kv", "cuda") == ("reference", {"triton": "not written for this op"})
+    if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
+        assert dispatch.select("rope", "cuda") == ("reference", {"triton": "there is no GPU that torch can use"})
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    told = "triton is not installed; install paceline[gpu]"
+    assert dispatch.select("rope", "cuda") == ("reference", {"triton": told})
     assert dispatch.backend("rope", torch.zeros(1, device="meta")).__module__ == "paceline.kernels.rope.reference"
     assert load.why_not("cuda") == "the native library serves cpu, not cuda"
 
