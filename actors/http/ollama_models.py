@@ -16,7 +16,6 @@ from ... import __version__
 from ...engine.errors import InvalidRequestError
 from ..messages import EngineState
 from ..model_store import LocalModel, describe
-from ..text.response.formats import resolve
 from .access import header
 from .errors import HttpError
 from .limits import BodyDecoder, check_content_type, read_body
@@ -73,7 +72,7 @@ class OllamaModels:
             "template": card.chat_template or "",
             "details": _details(model),
             "model_info": _model_info(model),
-            "capabilities": capabilities(card.chat_template or ""),
+            "capabilities": ["completion", "embedding"],
             "modified_at": time_text(model.modified_s),
         }
         # Ollama leaves these out where there is nothing to tell.
@@ -95,13 +94,6 @@ class OllamaModels:
                 if is_same(name, model.name):
                     return model
         raise not_found(name, served.name)
-
-
-def capabilities(chat_template: str) -> list[str]:
-    """What clients may ask of a model, by Ollama's names; ``tools``, where its template tells it of them."""
-    found = resolve(chat_template)
-    more = {"tools": found.knows_tools, "thinking": found.reads_reasoning}
-    return ["completion", *(name for name, is_so in more.items() if is_so), "embedding"]
 
 
 async def read_model_body(scope: Scope, receive: Receive) -> ModelBody:

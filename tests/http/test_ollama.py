@@ -13,7 +13,6 @@ from http_app import LOCATED, in_process, on_socket, service
 
 from paceline.actors.http.app import build_app
 from paceline.actors.http.ollama_fields import duration_s
-from paceline.actors.http.ollama_models import capabilities
 from paceline.actors.http.service import Service
 from paceline.actors.messages import Generate
 from paceline.actors.model_store import LocalModel, Wish, not_found
@@ -318,21 +317,9 @@ async def test_models_of_the_server_and_of_the_machine() -> None:
 async def test_show() -> None:
     async with in_process() as client:
         told = (await post(client, "/api/show", {"name": "tiny:latest"})).json()
-    assert told["capabilities"] == ["completion", "tools", "embedding"]
+    assert told["capabilities"] == ["completion", "embedding"]
     assert told["template"] and told["details"]["family"] == "llama"
     assert told["model_info"]["llama.context_length"] == 256 and told["model_info"]["general.architecture"] == "llama"
-
-
-@pytest.mark.parametrize(
-    ("template", "told"),
-    [
-        ("", ["completion", "embedding"]),
-        ("{% if tools %}{{ tools | tojson }}{% endif %}", ["completion", "tools", "embedding"]),
-        ("{{ tools }}<think>{{ content }}</think>", ["completion", "tools", "thinking", "embedding"]),
-    ],
-)
-def test_capabilities_are_what_the_template_says(template: str, told: list[str]) -> None:
-    assert capabilities(template) == told
 
 
 async def test_show_tells_what_the_model_comes_with() -> None:
