@@ -142,6 +142,7 @@ def _tool(tool: Any, param: str) -> dict[str, Any]:
     match tool:
         case {"name": str(name), "input_schema": dict(schema)}:
             function = {"name": name, "description": tool.get("description") or "", "parameters": schema}
+            function |= {"strict": tool["strict"]} if tool.get("strict") is not None else {}
             return {"type": "function", "function": function}
     raise InvalidRequestError(f"{param} must have a name and an input_schema", param=param)
 

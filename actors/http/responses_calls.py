@@ -135,6 +135,7 @@ def _tool(tool: Any, param: str) -> dict[str, Any]:
         case {"type": "function", "name": str(name)}:
             function = {"name": name, "description": tool.get("description") or ""}
             function["parameters"] = tool.get("parameters") or {"type": "object", "properties": {}}
+            function |= {"strict": tool["strict"]} if tool.get("strict") is not None else {}
             return {"type": "function", "function": function}
     raise InvalidRequestError(f"{param} must be of type function with a name", param=param)
 

@@ -1,7 +1,9 @@
 """What a chat body asks of tools and reasoning: how its output is read, and which grammar makes it call a tool. Pure.
 
 ``required`` and a named tool are enforced by a grammar in the way the model's family writes calls, or as plain JSON
-where it has no way that a grammar can say. A shape asked of the answer leaves the way to calls and reasoning open.
+where it has no way that a grammar can say. With ``auto`` and a strict tool the grammar begins where the model opens a
+call, if its family does so with a token of its own. A shape asked of the answer leaves the way to calls and reasoning
+open.
 """
 
 import re
@@ -118,6 +120,11 @@ def output_plan(body: ChatBody, choice: ToolChoice, wish: GrammarWish | None, bo
             in_thought = writing.grammar(
                 called, how, thought, most=most, answer=answer, in_thought=True, markers=markers
             )
+    elif wish is None and tools and how is not None and not body.ignore_eos and any(_is_strict(t) for t in tools):
+        # An end that is ignored would end the grammar, and with it the text.
+        text = writing.strict_calls(tools, how, thought, markers=markers)
+        if text and thought is not None:
+            in_thought = writing.strict_calls(tools, how, thought, in_thought=True, markers=markers)
     param = "tools" if wish is None or is_forced else wish.param
     reading = Reading(
         tools=tools,
@@ -135,6 +142,10 @@ def output_plan(body: ChatBody, choice: ToolChoice, wish: GrammarWish | None, bo
 
 def _wish(text: str, param: str) -> GrammarWish:
     return bounded(GrammarWish(kind="grammar", text=text, param=param))
+
+
+def _is_strict(tool: dict[str, Any]) -> bool:
+    return tool["function"].get("strict") is True
 
 
 def _check_tool(tool: Any, param: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
 from anthropic import AsyncAnthropic
@@ -16,6 +17,7 @@ from paceline.actors.http.app import build_app
 from paceline.actors.http.service import Service
 from paceline.actors.messages import Admitted, Generate, Part, PromptInfo, TextDelta
 from paceline.actors.stats import MetricsRegistry
+from paceline.engine.store.located import ModelCard
 
 pytestmark = pytest.mark.anyio
 
@@ -68,13 +70,14 @@ async def post(path: str, body: dict[str, Any], engine: FakeEngine) -> Any:
     return answer.json()
 
 
-async def asked(body: dict[str, Any], template: str | None = None) -> Generate:
-    """What the engine is asked for a chat."""
+async def asked(body: dict[str, Any], model: str | ModelCard | None = None) -> Generate:
+    """What the engine is asked for a chat; ``model`` is a card or a chat template."""
     engine = FakeEngine()
-    if template is None:
+    if model is None:
         await post(CHAT, ASK | body, engine)
     else:
-        service = Service(config(), card(template), engine, MetricsRegistry("tiny"), LOCATED)
+        known = card(model) if isinstance(model, str) else model
+        service = Service(config(), known, engine, MetricsRegistry("tiny"), LOCATED)
         app: Any = build_app(service)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:8000") as client:
             answer = await client.post(CHAT, json=ASK | body)
@@ -92,6 +95,29 @@ async def test_auto_reads_calls_and_binds_nothing() -> None:
     assert call.sampling.grammar == "" and call.chat is not None and call.chat.tools == [TOOL, OTHER]
     single = await asked({"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": False})
     assert single.reading is not None and single.reading.max_calls == 1
+
+
+MARKED = card(THINKS)
+MARKED = msgspec.structs.replace(MARKED, marker_ids={"<tool_call>": 7, "<think>": 8, "</think>": 9})
+
+
+async def test_a_strict_tool_binds_the_calls_that_the_model_makes() -> None:
+    body = {"tools": [TOOL, OTHER]}
+    call = await asked(body, MARKED)
+    assert "<[^7,8]>" in call.sampling.grammar and '"city"' in call.sampling.grammar
+    assert call.reading is not None and not call.reading.is_plain_json
+    for grammar in (call.sampling.grammar, call.reading.grammar_in_thought):
+        assert grammar and not LLMatcher.validate_grammar(grammar)
+    for unbound in ({"tools": [OTHER]}, body | {"tool_choice": "none"}, body | {"ignore_eos": True}):
+        assert (await asked(unbound, MARKED)).sampling.grammar == ""
+
+
+async def test_strict_reaches_the_engine_from_other_dialects() -> None:
+    engine = FakeEngine()
+    await post("/v1/responses", {"input": "hi", "tools": [FLAT[0] | {"strict": True}]}, engine)
+    await post("/v1/messages", ANTHROPIC | {"tools": [ANTHROPIC["tools"][0] | {"strict": True}]}, engine)
+    for call in engine.calls:
+        assert call.reading is not None and call.reading.tools[0]["function"]["strict"] is True
 
 
 async def test_none_describes_tools_and_reads_no_call() -> None:

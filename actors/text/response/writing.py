@@ -65,6 +65,33 @@ def grammar(
     )
 
 
+def strict_calls(
+    tools: Sequence[dict[str, Any]], writing: Writing, thought: tuple[str, str] | None, *,
+    in_thought: bool = False, markers: Mapping[str, int],
+) -> str:  # fmt: skip
+    """A grammar of any text, in which the token that opens a call is followed by a call of ``tools``; see ``grammar``.
+
+    It forbids nothing elsewhere, so that text without a call is what it is without a grammar; reasoning neither, in
+    which that token opens nothing. Arguments of tools that are not strict are any object. Empty where a call is opened
+    by no token of its own, or reasoning opened or closed by none: text would do, of which none is unmistakable.
+    """
+    opening = _first_marker(writing.begin or writing.head, markers)
+    if not opening or (thought is not None and any(text not in markers for text in thought)):
+        return ""
+    most = 1 if writing.begin else MAX_ENFORCED_CALLS
+    called = [tool if tool["function"].get("strict") else _loose(tool) for tool in tools]
+    rules = calls(called, writing, markers, most=most)
+    call = "call" if writing.begin else "calls"
+    if thought is None:
+        return f"start: piece*\npiece: <[^{markers[opening]}]> | {call}\n{rules}"
+    begin, end = (markers[text] for text in thought)
+    return (
+        f"start: {f'inner | inner <[{end}]> open' if in_thought else 'open'}\nopen: piece* begun?\n"
+        f"piece: <[^{markers[opening]},{begin}]> | begun <[{end}]> | {call}\n"
+        f"begun: <[{begin}]> inner\ninner: thinking*\nthinking: <[^{end}]>\n{rules}"
+    )
+
+
 def schema_of(function: dict[str, Any]) -> dict[str, Any]:
     """The schema of a function's arguments: an object of the parameters that are named, unless it says otherwise."""
     given = function.get("parameters")
@@ -82,6 +109,15 @@ def spelled(text: str, markers: Mapping[str, int]) -> str:
         return json.dumps(text, ensure_ascii=False) if text else ""
     pieces = re.split(f"({'|'.join(map(re.escape, known))})", text)
     return " ".join(f"<[{markers[p]}]>" if p in markers else json.dumps(p, ensure_ascii=False) for p in pieces if p)
+
+
+def _first_marker(text: str, markers: Mapping[str, int]) -> str:
+    """The token that a text begins with; empty where that is none of its own."""
+    return max((m for m in markers if text.startswith(m)), key=len, default="")
+
+
+def _loose(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"function": {"name": tool["function"]["name"], "parameters": {"additionalProperties": True}}}
 
 
 def _up_to(closing: str, markers: Mapping[str, int]) -> str:
