@@ -13,7 +13,7 @@ from .anthropic_calls import WORDS, CountBody, MessagesBody, chat_body, counted_
 from .envelopes import anthropic
 from .errors import Problem
 from .facts import CallFacts
-from .gathered import AnswerHead, Block, Gathered, call_id, json_object
+from .gathered import AnswerHead, Block, Gathered, json_object
 from .limits import BodyDecoder, check_content_type, read_body
 from .openai_calls import ignored_fields
 from .openai_chat_calls import parse_chat, parse_conversation
@@ -53,7 +53,7 @@ class MessagesExchange:
                 return {"type": "thinking", "thinking": text, "signature": ""}
             case _:
                 given: Any = {} if is_empty else json_object(text)
-                name = call_id(self.call.request_id, 0, block.index)
+                name = self.call.tool_call_id(0, block.index)
                 return {"type": "tool_use", "id": name, "name": block.name, "input": given}
 
     def writer(self, admitted: Admitted, first_texts: dict[int, str]) -> "MessageEvents":

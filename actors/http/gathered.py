@@ -136,11 +136,6 @@ def json_object(text: str) -> msgspec.Raw:
     return msgspec.Raw(b"{}" if found is None else text.encode())
 
 
-def call_id(request_id: str, choice: int, call: int) -> str:
-    """The id of a tool call, the same whether it is streamed or not."""
-    return f"call_{request_id}-{choice}-{call}"
-
-
 def finish_reason(delta: TextDelta) -> str | None:
     """``stop`` or ``length``; the other ways to end are errors.
 

@@ -12,7 +12,7 @@ from ..messages import Admitted, TextDelta
 from .envelopes import ollama
 from .errors import Problem, clean
 from .facts import CallFacts
-from .gathered import AnswerHead, Block, Gathered, call_id, json_object
+from .gathered import AnswerHead, Block, Gathered, json_object
 from .generation import Told
 from .limits import BodyDecoder
 from .ollama_calls import WORDS, ignored_fields_of, parse_chat_body, parse_generate
@@ -56,7 +56,7 @@ class OllamaExchange:
         if calls:
             more["tool_calls"] = [
                 {
-                    "id": call_id(self.call.request_id, 0, c.index),
+                    "id": self.call.tool_call_id(0, c.index),
                     "function": {"index": c.index, "name": c.name, "arguments": json_object(c.text)},
                 }
                 for c in calls

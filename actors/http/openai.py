@@ -37,7 +37,7 @@ class OpenAIExchange:
 
     def writer(self, admitted: Admitted, first_texts: dict[int, str]) -> StreamedCall:
         """The chunks of a stream."""
-        chunks = self._chunks(self._head, self.call.num_choices, self.call.request_id)
+        chunks = self._chunks(self._head, self.call)
         return StreamedCall(self.call, chunks, admitted, first_texts)
 
 

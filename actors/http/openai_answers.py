@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..messages import Admitted, PositionLogprobs, TextLogprob
-from .gathered import AnswerHead, Gathered, call_id
+from .gathered import AnswerHead, Gathered
 from .openai_speculation import metrics
 from .parsed_call import ParsedCall
 
@@ -101,7 +101,7 @@ def _message(call: ParsedCall, index: int, choice: Gathered, echoed: str) -> dic
     if calls:
         message["tool_calls"] = [
             {
-                "id": call_id(call.request_id, index, block.index),
+                "id": call.tool_call_id(index, block.index),
                 "type": "function",
                 "function": {"name": block.name, "arguments": block.text},
             }

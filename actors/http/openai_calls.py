@@ -126,6 +126,7 @@ def build_call(
         wants_prompt_logprobs=sampling.prompt_logprobs is not None,
         tokens_as_ids=bool(body.return_tokens_as_token_ids),
         wish=wish_of(body),
+        has_short_ids=bounds.format.wants_short_ids,
         ignored=ignored_fields(body, fields),
     )
 

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from ..messages import Part
-from .gathered import AnswerHead, call_id
+from .gathered import AnswerHead
+from .parsed_call import ParsedCall
 
 DONE = b"data: [DONE]\n\n"
 _END = b"}\n\n"
@@ -48,11 +49,11 @@ class ChunkWriter:
     kind: str
     _plain_tail: bytes
 
-    def __init__(self, head: AnswerHead, num_choices: int, request_id: str = "") -> None:
-        self._request_id = request_id
+    def __init__(self, head: AnswerHead, call: ParsedCall) -> None:
+        self._call = call
         root = {"id": head.id, "object": self.kind, "created": head.created, "model": head.model}
         self._root = b"data: " + _encode(root)[:-1] + b',"choices":['
-        self._starts = [self._root + self._start(index) for index in range(num_choices)]
+        self._starts = [self._root + self._start(index) for index in range(call.num_choices)]
 
     def piece(self, piece: Piece, usage: bytes, *, is_first: bool) -> bytes:
         """The event or events of one piece; ``usage`` is encoded already, and empty unless it goes with each chunk."""
@@ -128,7 +129,7 @@ class ChatChunks(ChunkWriter):
             case "content" | "reasoning":
                 return {part.kind: part.text}
             case "call":
-                name = call_id(self._request_id, index, part.index)
+                name = self._call.tool_call_id(index, part.index)
                 call: dict[str, Any] = {"id": name, "type": "function"}
                 function = {"name": part.text, "arguments": ""}
             case _:

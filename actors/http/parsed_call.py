@@ -1,9 +1,11 @@
 """A checked call, whatever its dialect, and the bounds it was checked against. Plain values."""
 
+import hashlib
+
 import msgspec
 
 from ..messages import Generate
-from ..text.response.formats import Format, resolve
+from ..text.response.formats import SHORT_ID_CHARS, Format, resolve
 from .grammar_values import GrammarWish
 
 
@@ -49,6 +51,8 @@ class ParsedCall(msgspec.Struct, frozen=True, kw_only=True):
     """The same where the prompt ends within the model's reasoning."""
     is_named: bool = False
     """Whether a tool is called because the client named it: such an answer ends with ``stop``."""
+    has_short_ids: bool = False
+    """Whether ids of tool calls are of the one length that the chat template takes back."""
 
     def in_words(self, param: str) -> "ParsedCall":
         """The same, where errors of its wish for a shape of the answer name the field ``param``."""
@@ -71,6 +75,11 @@ class ParsedCall(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             self, generate=msgspec.structs.replace(generate, sampling=sampling, reading=reading)
         )
+
+    def tool_call_id(self, choice: int, call: int) -> str:
+        """The id of a tool call, the same whether it is streamed or not."""
+        name = f"call_{self.request_id}-{choice}-{call}"
+        return hashlib.sha256(name.encode()).hexdigest()[:SHORT_ID_CHARS] if self.has_short_ids else name
 
     @property
     def num_choices(self) -> int:

@@ -11,7 +11,7 @@ from ...engine.errors import InvalidRequestError
 from ..messages import Admitted, Part, TextDelta
 from .errors import Problem
 from .facts import CallFacts
-from .gathered import AnswerHead, Block, Gathered, call_id
+from .gathered import AnswerHead, Block, Gathered
 from .limits import BodyDecoder
 from .openai_answers import chat_logprobs
 from .openai_calls import ignored_fields
@@ -79,7 +79,7 @@ class ResponsesExchange:
                 return {
                     "type": "function_call",
                     "id": f"fc_{self.call.request_id}{suffix}",
-                    "call_id": call_id(self.call.request_id, 0, block.index),
+                    "call_id": self.call.tool_call_id(0, block.index),
                     "name": block.name,
                     "arguments": text,
                     "status": status,

@@ -1,6 +1,7 @@
 """Tools and reasoning at the boundary: what reaches the engine, and what each dialect makes of an answer's parts."""
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -177,6 +178,24 @@ async def test_a_shape_leaves_the_way_to_calls_and_reasoning_open(shape: dict[st
     thinking = await asked(shape, THINKS)
     assert "thought" in thinking.sampling.grammar and "calls" not in thinking.sampling.grammar
     assert thinking.reading is not None and not LLMatcher.validate_grammar(thinking.reading.grammar_in_thought)
+
+
+@pytest.mark.parametrize("dialect", ["openai", "stream", "ollama", "anthropic", "responses"])
+async def test_ids_are_of_the_length_that_the_template_takes_back(dialect: str) -> None:
+    template = THINKS + "{% if call.id | length != 9 %}{{ raise_exception('9 of a-z, 0-9') }}{% endif %}"
+    service = Service(config(), card(template), PartsEngine(), MetricsRegistry("tiny"), LOCATED)
+    path, body = {
+        "openai": (CHAT, ASK | {"tools": [TOOL, OTHER]}),
+        "stream": (CHAT, ASK | {"tools": [TOOL, OTHER], "stream": True}),
+        "ollama": ("/api/chat", ASK | {"tools": [TOOL, OTHER], "stream": False}),
+        "anthropic": ("/v1/messages", ANTHROPIC),
+        "responses": ("/v1/responses", {"input": "hi", "tools": FLAT}),
+    }[dialect]
+    app: Any = build_app(service)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:8000") as client:
+        text = (await client.post(path, json=body)).text
+    found = set(re.findall(r'"(?:id|call_id)": ?"([a-z0-9]{9})"', text))
+    assert len(found) == 2, text
 
 
 async def test_efforts_reach_the_template() -> None:

@@ -24,6 +24,9 @@ ANY = "json"
 AUTO, NONE = "auto", "none"
 _FOLDER = "formats"
 _TOOLS = re.compile(r"\btools\b")
+SHORT_ID_CHARS = 9
+"""Letters and digits that Mistral's templates want in the id of a tool call, and refuse a conversation without."""
+_SHORT_IDS = re.compile(rf"\blength\s*!=\s*{SHORT_ID_CHARS}\b")
 
 
 class Writing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,7 +67,7 @@ class Format:
 
     def __init__(
         self, template: ResponseTemplate, name: str, writing: Writing | None, thought: tuple[str, str] | None,
-        knows_tools: bool,
+        knows_tools: bool, *, wants_short_ids: bool = False,
     ) -> None:  # fmt: skip
         self.template = template
         self.name = name
@@ -74,6 +77,8 @@ class Format:
         self.thought = thought
         self.knows_tools = knows_tools
         """Whether the chat template tells the model of tools."""
+        self.wants_short_ids = wants_short_ids
+        """Whether it takes back ids of ``SHORT_ID_CHARS`` only."""
 
     @property
     def reads_calls(self) -> bool:
@@ -134,7 +139,8 @@ def resolve(
     template = ResponseTemplate(fields, anchors or _template(ANY).anchors)
     writing = calls.writing if calls is not None and name != "response_template" else None
     thought = thinks.thought if thinks is not None and REASONING in fields else None
-    return Format(template, name, writing, thought, knows_tools)
+    wants_short_ids = _SHORT_IDS.search(chat_template) is not None
+    return Format(template, name, writing, thought, knows_tools, wants_short_ids=wants_short_ids)
 
 
 def any_format(thinks: Format) -> Format:
