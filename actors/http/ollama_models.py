@@ -14,8 +14,10 @@ from starlette.types import Receive, Scope
 
 from ... import __version__
 from ...engine.errors import InvalidRequestError
+from ...engine.store.located import ModelCard
 from ..messages import EngineState
 from ..model_store import LocalModel, describe
+from ..text.response.formats import resolve
 from .access import header
 from .errors import HttpError
 from .limits import BodyDecoder, check_content_type, read_body
@@ -72,12 +74,19 @@ class OllamaModels:
             "template": card.chat_template or "",
             "details": _details(model),
             "model_info": _model_info(model),
-            "capabilities": ["completion", "embedding"],
+            "capabilities": self._capabilities(card),
             "modified_at": time_text(model.modified_s),
         }
         # Ollama leaves these out where there is nothing to tell.
         more = {"system": card.system, "messages": card.messages}
         return json_response(told | {name: value for name, value in more.items() if value})
+
+    def _capabilities(self, card: ModelCard) -> list[str]:
+        """What clients look at before they offer tools or show reasoning. Each model here completes and embeds."""
+        is_served = card is self._service.card
+        known = self._service.format if is_served else resolve(card.chat_template or "", card.response_template)
+        more = [("tools", known.knows_tools and known.reads_calls), ("thinking", known.reads_reasoning)]
+        return ["completion", "embedding", *(name for name, has in more if has)]
 
     def _served(self) -> LocalModel:
         service = self._service

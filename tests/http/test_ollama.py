@@ -8,7 +8,7 @@ import anyio
 import httpx
 import msgspec
 import pytest
-from fake_engine import FakeEngine, card
+from fake_engine import FakeEngine, card, config
 from http_app import LOCATED, in_process, on_socket, service
 
 from paceline.actors.http.app import build_app
@@ -16,6 +16,7 @@ from paceline.actors.http.ollama_fields import duration_s
 from paceline.actors.http.service import Service
 from paceline.actors.messages import Generate
 from paceline.actors.model_store import LocalModel, Wish, not_found
+from paceline.actors.stats import MetricsRegistry
 from paceline.engine.errors import ActorError, DownloadError, InvalidRequestError
 from paceline.engine.store import modelfile
 from paceline.engine.store.preset import Preset
@@ -317,9 +318,25 @@ async def test_models_of_the_server_and_of_the_machine() -> None:
 async def test_show() -> None:
     async with in_process() as client:
         told = (await post(client, "/api/show", {"name": "tiny:latest"})).json()
-    assert told["capabilities"] == ["completion", "embedding"]
+    assert told["capabilities"] == ["completion", "embedding", "tools"]
     assert told["template"] and told["details"]["family"] == "llama"
     assert told["model_info"]["llama.context_length"] == 256 and told["model_info"]["general.architecture"] == "llama"
+
+
+@pytest.mark.parametrize(
+    ("template", "parser", "more"),
+    [
+        ("{{ messages }}", "auto", []),
+        ("{{ tools }} <tool_call> arguments </think>", "auto", ["tools", "thinking"]),
+        ("{{ tools }} <tool_call> arguments </think>", "none", ["thinking"]),
+    ],
+)
+async def test_show_tells_what_the_model_can(template: str, parser: str, more: list[str]) -> None:
+    made = Service(config(tool_call_parser=parser), card(template), FakeEngine(), MetricsRegistry("tiny"), LOCATED)
+    app: Any = build_app(made)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:8000") as client:
+        told = (await post(client, "/api/show", {"model": "tiny"})).json()
+    assert told["capabilities"] == ["completion", "embedding", *more]
 
 
 async def test_show_tells_what_the_model_comes_with() -> None:
