@@ -72,6 +72,7 @@ def _add_model_options(parser: argparse.ArgumentParser, everything: bool) -> Non
 def _batch(parser: argparse.ArgumentParser, everything: bool) -> None:
     parser.add_argument("file", metavar="FILE", help='JSON lines: {"custom_id", "method": "POST", "url", "body"}')
     parser.add_argument("-o", "--output", metavar="FILE", help="for the answers; of a.jsonl it is a.out.jsonl")
+    parser.add_argument("--retry-failed", action="store_true", help="do lines again whose answer is an error")
     parser.add_argument("--model", metavar="MODEL", help="for all lines, whatever their bodies name")
     parser.add_argument("--url", metavar="URL", help="ask this server instead of an engine of its own")
     parser.add_argument("--api-key", metavar="KEY", help="for --url; better in PACELINE_API_KEY")

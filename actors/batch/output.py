@@ -1,10 +1,12 @@
 """The answers of a batch, one JSON object a line, appended as they come. What is there already is not done again.
 
 A process may die at any moment: each answer is one write, and of a line that is not whole the next start takes nothing.
+Where failed lines shall be done again, they are taken out first, and the file is replaced in one step.
 """
 
 import fcntl
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +61,11 @@ class _Known(msgspec.Struct):
     response: "_Status | None"
     error: Failure | None
 
+    @property
+    def is_answer(self) -> bool:
+        """See ``Record``."""
+        return self.response is not None and self.response.status_code == 200
+
 
 class _Status(msgspec.Struct):
     status_code: int
@@ -68,13 +75,13 @@ _KNOWN = msgspec.json.Decoder(_Known)
 
 
 class OutputFile:
-    """An output file, locked and open for appending.
+    """An output file, locked and open for appending; ``drops_failed``: without the lines that are no answers.
 
     Raises:
         ConfigError: it cannot be written, holds something else, or another process writes it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, drops_failed: bool = False) -> None:
         self.done_ids: set[str] = set()
         """Custom ids of the requests that have a line, answered or not."""
         self.done_numbers: set[int] = set()
@@ -82,22 +89,18 @@ class OutputFile:
         self.num_failed = 0
         """Lines here that are no answers."""
         self._path = path
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        except OSError as e:
-            raise self._cannot(e) from e
-        try:
-            self._lock()
+        with ExitStack() as stack:
+            self._fd = self._open(path, stack)
             self._read()
-        except BaseException:
-            os.close(self._fd)
-            raise
+            if drops_failed and self.num_failed:
+                self._drop_failed(stack)
+            self._files = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        os.close(self._fd)
+        self._files.close()
 
     def answered(self, custom_id: str, status: int, request_id: str, body: bytes) -> Record:
         """Append a server's answer; a body that is no JSON is kept as text."""
@@ -127,11 +130,37 @@ class OutputFile:
         self.num_failed += not record.is_answer
         return record
 
-    def _lock(self) -> None:
+    def _open(self, path: Path, stack: ExitStack, mode: int = 0o644) -> int:
+        """A file that is locked until ``stack`` closes."""
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+        except OSError as e:
+            raise self._cannot(e) from e
+        stack.callback(os.close, fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
             raise ConfigError(f"{self._path}: another paceline batch writes to it; wait for it or pass -o") from e
+        return fd
+
+    def _drop_failed(self, stack: ExitStack) -> None:
+        """The old file stays locked too: who opened it a moment ago must not think that it is free."""
+        path = Path(os.path.realpath(self._path))
+        new = path.with_name(f"{path.name}.new")
+        old, self._fd = self._fd, self._open(new, stack, os.stat(path).st_mode & 0o777)
+        try:
+            with os.fdopen(os.dup(old), "rb") as before, os.fdopen(os.dup(self._fd), "wb") as after:
+                after.truncate(0)  # what a process that died left
+                before.seek(0)
+                after.writelines(raw for raw in before if _KNOWN.decode(raw).is_answer)
+                after.flush()
+                os.fsync(after.fileno())
+            os.replace(new, path)
+        except OSError as e:
+            new.unlink(missing_ok=True)
+            raise self._cannot(e) from e
+        self.done_ids, self.done_numbers, self.num_failed = set(), set(), 0
+        self._read()
 
     def _read(self) -> None:
         """Note what is done, and cut off a last line that is not whole."""
@@ -158,7 +187,7 @@ class OutputFile:
             self.done_numbers.add(known.error.line)
         elif known.custom_id is not None:
             self.done_ids.add(known.custom_id)
-        self.num_failed += known.response is None or known.response.status_code != 200
+        self.num_failed += not known.is_answer
 
     def _foreign(self, number: int) -> ConfigError:
         return ConfigError(f"{self._path}:{number}: is no line of a batch's output; pass another file with -o")

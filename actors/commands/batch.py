@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.file)
     output_path = Path(args.output) if args.output else path.with_name(f"{path.stem}.out.jsonl")
     _check(args, path, output_path)
-    with BatchFile(path) as batch, OutputFile(output_path) as output:
+    with BatchFile(path) as batch, OutputFile(output_path, drops_failed=args.retry_failed) as output:
         todo, bad, num_lines = _sift(batch, output)
         for line in bad:
             output.bad(line)

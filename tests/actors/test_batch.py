@@ -155,6 +155,39 @@ def test_two_batches_never_write_one_file(tmp_path: Path) -> None:
         pass
 
 
+def test_failed_lines_are_dropped_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    with OutputFile(path) as output:
+        output.answered("a", 200, "r", b'{"n": 1}')
+        output.answered("b", 500, "r", b"{}")
+        output.bad(BadLine(7, None, "nonsense"))
+        output.failed("c", "model_not_found", "no such model")
+        output.answered("d", 200, "r", b"{}")
+    path.chmod(0o600)
+    write(tmp_path / "out.new", b"left by one that died")
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("paceline.actors.batch.output.os.replace", full)
+        with pytest.raises(ConfigError, match="No space left on device"):
+            OutputFile(path, drops_failed=True)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["out"]
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    with OutputFile(link, drops_failed=True) as output:
+        assert (output.done_ids, output.done_numbers, output.num_failed) == ({"a", "d"}, set(), 0)
+        with pytest.raises(ConfigError, match="another paceline batch"):
+            OutputFile(path)
+        output.answered("b", 200, "r", b"{}")
+    assert [r["custom_id"] for r in records(path)] == ["a", "d", "b"] and link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600 and records(path)[0]["response"]["body"] == {"n": 1}
+    with OutputFile(path, drops_failed=True) as output:  # nothing to drop
+        assert output.done_ids == {"a", "b", "d"}
+
+
 # --- driver -----------------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +388,21 @@ def test_a_batch_without_sound_lines_starts_nothing(tmp_path: Path, capsys: pyte
         [record] = records(tmp_path / "a.out.jsonl")
         assert record["error"]["message"].startswith("line 1: is no JSON object")
     assert "1 of 1 lines are in" in capsys.readouterr().err
+
+
+def test_failed_lines_are_done_again_when_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.jsonl", *(line(f"r{i}", prompt=f"p{i}") for i in range(4)), b"nonsense\n")
+    ways = [Moody({"p1": [Reply(500, "r", b"{}")], "p2": [Reply(400, "r", b"{}")]}), Moody(), Moody()]
+    for way, more, status, num_asked in zip(ways, [[], [], ["--retry-failed"]], (1, 1, 0), (4, 0, 2), strict=True):
+        if not status:
+            write(path, *(line(f"r{i}", prompt=f"p{i}") for i in range(4)))  # mended
+        monkeypatch.setattr("paceline.actors.batch.over_http.OverHttp", lambda *_, way=way: way)
+        assert cli.main(["batch", str(path), "--url", "http://h", *more]) == status
+        assert way.num_asked == num_asked
+    assert sorted(r["custom_id"] for r in records(tmp_path / "a.out.jsonl")) == ["r0", "r1", "r2", "r3"]
+    assert "3 lines of" in capsys.readouterr().err
 
 
 def test_a_missing_batch_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
