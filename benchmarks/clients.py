@@ -27,7 +27,7 @@ import direct_logits
 import environments
 import lm_eval_run
 from report import save, table
-from server import Server, free_port, paceline_command
+from server import Server, exit_on_sigterm, free_port, paceline_command
 
 PROGRAMS = Path(__file__).resolve().parent / "clients"
 PYTHON = {
@@ -97,6 +97,7 @@ def rows_of(client: str, args: argparse.Namespace, url: str, model: str) -> list
 
 def main() -> int:
     args = arguments()
+    exit_on_sigterm()
     with ExitStack() as stack:
         url = args.url.rstrip("/").removesuffix("/v1") if args.url else ""
         if not url:

@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parent / "support"))
 
 from load import Call, Reply, Target, closed_loop, read_prompts
 from report import save, table
-from server import Server, free_port, paceline_command
+from server import Server, exit_on_sigterm, free_port, paceline_command
 
 _RECOVERED_S = 1.0
 """From here on after a death, tokens must come as fast as without speculation."""
@@ -145,7 +145,7 @@ async def play(target: Target, args: argparse.Namespace) -> list[Death]:
 
 def main() -> None:
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through ``with``: servers must not outlive us
+    exit_on_sigterm()
     speculation = {"methods": ["draft_model"], "policy": "fixed", "max_draft_tokens": 4}
     speculation |= {"draft_model.model": args.draft or args.model}
     told = [f"speculation.{key}={json.dumps(value)}" for key, value in speculation.items()] + args.overrides

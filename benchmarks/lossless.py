@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parent / "support"))
 
 from load import Call, Reply, Target, read_prompts
 from report import save, table
-from server import Server, free_port, paceline_command
+from server import Server, exit_on_sigterm, free_port, paceline_command
 
 from paceline.spec_decode.speculators import draft_model
 
@@ -263,7 +263,7 @@ async def reference(target: Target, asks: list[Ask], args: argparse.Namespace) -
 
 def main() -> None:
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through ``with``: servers must not outlive us
+    exit_on_sigterm()
     chosen = methods(args)
     asks = work(args)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(OUTSIDE), *filter(None, [os.environ.get("PYTHONPATH")])])

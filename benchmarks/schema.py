@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parent / "support"))
 from openai_schema import capped, pinned
 from report import save, table
 from schema_judge import Verdict, judge
-from server import Server, free_port, paceline_command
+from server import Server, exit_on_sigterm, free_port, paceline_command
 
 KEY = "a-key-for-the-judge"
 
@@ -99,6 +99,7 @@ def tell(verdict: Verdict, wrong: list[str], seconds: float, num_refusals: int) 
 
 def main() -> int:
     args = arguments()
+    exit_on_sigterm()
     begun = time.monotonic()
     if args.url:
         verdict, wrong = run(args, args.url.rstrip("/"))

@@ -15,7 +15,6 @@ compared with those of the server without speculation. Method "idle" is speculat
 """
 
 import argparse
-import signal
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from contestants import Contestant, Round, play
 from load import Call, closed_loop, run
 from prompt_sets import Prompt, read_sets
 from report import save
+from server import exit_on_sigterm
 from spec_rows import Cell, Entry, calls, cells, row
 
 OFF = "off"
@@ -211,7 +211,7 @@ def report(result: dict[str, Any], args: argparse.Namespace) -> int:
 
 def main() -> int:
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through ``finally``: servers must not outlive us
+    exit_on_sigterm()
     clock = Clock(args.budget_s)
     if args.pair is not None:
         try:

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parent / "support"))
 
 from load import Call, Target, run
 from report import save, table
-from server import Server, free_port, paceline_command
+from server import Server, exit_on_sigterm, free_port, paceline_command
 
 
 def one_start(model: str, extra: list[str]) -> dict[str, float]:
@@ -48,6 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    exit_on_sigterm()
     extra = [x for o in args.overrides for x in ("-s", o)]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder

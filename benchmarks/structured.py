@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import signal
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parent / "support"))
 from hostile import shapes
 from load import Call, Reply, Target, closed_loop, read_prompts, run
 from report import median_spread, save, summary, table
-from server import Server, free_port, paceline_command
+from server import Server, exit_on_sigterm, free_port, paceline_command
 
 SCHEMAS = Path(__file__).resolve().parent / "data" / "schemas.json"
 PLAIN = ["speculation.methods=[]", "speculation.forced_tokens=false"]
@@ -229,7 +228,7 @@ async def _disturbed(target: Target, args: argparse.Namespace) -> tuple[list[lis
 
 def main() -> int:
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through ``finally``: servers must not outlive us
+    exit_on_sigterm()
     figures, is_good = {"valid": valid, "speed": speed, "hostile": hostile}[args.part](args)
     if args.out:
         save(args.out, figures)

@@ -39,6 +39,11 @@ def paceline_command(model: str, port: int, extra: Sequence[str] = ()) -> list[s
     return [str(Path(sys.executable).parent / "paceline"), "serve", model, "--port", str(port), *extra]
 
 
+def exit_on_sigterm() -> None:
+    """Make SIGTERM an exit through ``with`` and ``finally``: servers must not outlive who started them."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 @contextmanager
 def sigterm_waits() -> Iterator[None]:
     """SIGTERM is answered at the end of the block: a process must not be lost between its start and its being known."""

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from server import Server
+from wire_client import eventually
 
 from paceline.kernels.native import load
 
@@ -66,6 +68,19 @@ def test_kernels_holds_linears_against_the_machine() -> None:
     assert "ceiling: read" in text
     for name in ("layers int4", "layers int8", "head int8"):
         assert all(f"{name}, M={m} " in text for m in (1, 3))
+
+
+@pytest.mark.parametrize("name", ["clients.py", "schema.py", "startup.py"])
+def test_sigterm_leaves_no_server_behind(name: str, tiny_folder: Path) -> None:
+    command = [sys.executable, "-P", str(BENCHMARKS / name), "--model", str(tiny_folder)]
+    command += ["--schema", "/openapi.json", "--as-it-is"] if name == "schema.py" else []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        below = psutil.Process(process.pid)
+        eventually(lambda: len(below.children(recursive=True)) > 1, seconds=30)  # the server and its first actor
+        started = below.children(recursive=True)
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+    eventually(lambda: not any(child.is_running() for child in started), seconds=10)
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in BENCHMARKS.glob("*.py")))
