@@ -8,7 +8,7 @@ programs and a second launch joins the parts.
 
 # Triton's own types say nothing true of what a kernel is called with.
 # pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
-# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportPossiblyUnbound=false
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
 
 import torch
 import triton
