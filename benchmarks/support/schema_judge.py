@@ -77,7 +77,7 @@ def judge(
             case.body = change(case.operation.path, case.body)
         response = _one(case, url, headers, checks, verdict)
         if fits and response.status_code == 400:
-            verdict.refusals[_reason(response.text)] += 1
+            verdict.refusals[reason(response.text)] += 1
 
     while verdict.num_cases < num_cases:
         before = verdict.num_cases
@@ -102,8 +102,10 @@ def _strategies(operation: Any) -> list[tuple[bool, Any]]:
     return [(mode is GenerationMode.POSITIVE, operation.as_strategy(generation_mode=mode)) for mode in modes]
 
 
-def _reason(body: str) -> str:
-    message = json.loads(body)["error"]["message"]
+def reason(body: str) -> str:
+    """Why a call was refused, in any dialect, without its values."""
+    error = json.loads(body)["error"]
+    message = error if isinstance(error, str) else error["message"]  # Ollama's errors are texts
     return re.sub(r'"(?:[^"\\]|\\.)*"|-?\d+(\.\d+)?(e[+-]?\d+)?', "_", message)[:100]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from openai_schema import MAX_N, MAX_TOKENS, capped, pinned
-from schema_judge import judge
+from schema_judge import judge, reason
 from wire_client import eventually, ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
@@ -40,6 +40,12 @@ def test_pins_bound_what_a_call_asks_for() -> None:
     }  # fmt: skip
     assert capped("/completions", {"model": 5}, MODEL) == {"model": 5, "max_tokens": MAX_TOKENS}
     assert capped("/completions", [1], MODEL) == [1]
+
+
+def test_reasons_are_told_without_values_in_all_dialects() -> None:
+    told = 'model "x" has 3 layers'
+    for error in (told, {"message": told, "type": "invalid_request_error"}):
+        assert reason(json.dumps({"error": error})) == "model _ has _ layers"
 
 
 def test_answers_keep_to_openais_description(serve: Any, description: dict[str, Any]) -> None:
