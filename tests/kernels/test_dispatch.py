@@ -28,6 +28,8 @@ def test_hidden_native_library_says_so() -> None:
 
 
 def test_other_devices_get_the_reference_and_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("triton"):
+        dispatch.select("rope", "cuda")  # imports its kernel, which asks but once whether to be interpreted
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert dispatch.select("move_kv", "cuda") == ("reference", {"triton": "not written for this op"})
     if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
