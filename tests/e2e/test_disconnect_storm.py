@@ -143,4 +143,4 @@ def test_half_of_64_streams_leave_and_the_others_notice_nothing(serve: Any) -> N
         after = ready(server.url)["actors"]
         assert {name: a["pid"] for name, a in after.items()} == actors
         assert not any(a["restarts"] for a in after.values())
-        assert metrics(server.url)["vllm:num_preemptions_total"] > 0, "the pool was too large to be fought over"
+        eventually(lambda: metrics(server.url)["vllm:num_preemptions_total"] > 0)  # else the pool is too large
