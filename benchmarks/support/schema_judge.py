@@ -31,6 +31,8 @@ class Verdict:
     refusals: Counter[str] = field(default_factory=Counter)
     """Why calls that fit the description were refused, numbers and quotations left out."""
     num_failed: int = 0
+    num_cut_short: int = 0
+    """Rounds that ended early because the generator has no rule for what it was to break; other rounds make up."""
     slowest_s: float = 0.0
     slowest: str = ""
 
@@ -86,7 +88,8 @@ def judge(
                 a_round = _ROUND if operation.body else _ROUND_WITHOUT_BODY
                 most = min(a_round, num_cases - verdict.num_cases)
                 if most > 0:
-                    _draw(strategy, most, seed, partial(call, fits=fits))
+                    whole = _draw(strategy, most, seed, partial(call, fits=fits))
+                    verdict.num_cut_short += not whole
             seed += 1
         if verdict.num_cases == before:
             raise SystemExit("no call could be generated from the description")
@@ -109,9 +112,11 @@ def reason(body: str) -> str:
     return re.sub(r'"(?:[^"\\]|\\.)*"|-?\d+(\.\d+)?(e[+-]?\d+)?', "_", message)[:100]
 
 
-def _draw(strategy: Any, num_cases: int, seed_: int, call: Callable[[Any], None]) -> None:
+def _draw(strategy: Any, num_cases: int, seed_: int, call: Callable[[Any], None]) -> bool:
+    """Whether the generator came to the end of the round."""
     from hypothesis import HealthCheck, Phase, given, seed, settings
     from hypothesis.errors import Unsatisfiable
+    from schemathesis.core.errors import UnsupportedSchema
 
     @seed(seed_)
     @settings(
@@ -122,8 +127,12 @@ def _draw(strategy: Any, num_cases: int, seed_: int, call: Callable[[Any], None]
     def run(case: Any) -> None:
         call(case)
 
-    with suppress(Unsatisfiable):  # nothing can be wrong with a call that takes nothing
-        run()
+    try:
+        with suppress(Unsatisfiable):  # nothing can be wrong with a call that takes nothing
+            run()
+    except UnsupportedSchema:
+        return False
+    return True
 
 
 def _one(case: Any, url: str, headers: dict[str, str], checks: list[Any], verdict: Verdict) -> Any:
