@@ -95,7 +95,7 @@ def tell(verdict: Verdict, wrong: list[str], seconds: float, num_refusals: int) 
     print(f"{verdict.num_cases} calls in {seconds:.0f} s; slowest {verdict.slowest_s:.2f} s ({verdict.slowest})")
     print(f"{verdict.num_5xx} x 5xx, {verdict.num_failed} calls with a violation of {len(verdict.failures)} kinds")
     if verdict.num_cut_short:
-        print(f"{verdict.num_cut_short} rounds were cut short by the generator; others made up for their calls")
+        print(f"rounds cut short by the generator, made up by others: {verdict.num_cut_short}")
     print("\n".join(wrong) or "same processes, all KV blocks free")
 
 
