@@ -32,7 +32,7 @@ class Verdict:
     """Why calls that fit the description were refused, numbers and quotations left out."""
     num_failed: int = 0
     num_cut_short: int = 0
-    """Rounds that ended early because the generator has no rule for what it was to break; other rounds make up."""
+    """Rounds of wrong calls that ended early: the generator has no rule for what it was to break. Others make up."""
     slowest_s: float = 0.0
     slowest: str = ""
 
@@ -63,6 +63,7 @@ def judge(
     from schemathesis.checks import CHECKS as KNOWN
     from schemathesis.checks import load_all_checks
     from schemathesis.core import NOT_SET
+    from schemathesis.core.errors import UnsupportedSchema
 
     load_all_checks()
     checks = [KNOWN.get_one(name) for name in CHECKS]
@@ -88,8 +89,12 @@ def judge(
                 a_round = _ROUND if operation.body else _ROUND_WITHOUT_BODY
                 most = min(a_round, num_cases - verdict.num_cases)
                 if most > 0:
-                    whole = _draw(strategy, most, seed, partial(call, fits=fits))
-                    verdict.num_cut_short += not whole
+                    try:
+                        _draw(strategy, most, seed, partial(call, fits=fits))
+                    except UnsupportedSchema:
+                        if fits:
+                            raise
+                        verdict.num_cut_short += 1
             seed += 1
         if verdict.num_cases == before:
             raise SystemExit("no call could be generated from the description")
@@ -112,11 +117,9 @@ def reason(body: str) -> str:
     return re.sub(r'"(?:[^"\\]|\\.)*"|-?\d+(\.\d+)?(e[+-]?\d+)?', "_", message)[:100]
 
 
-def _draw(strategy: Any, num_cases: int, seed_: int, call: Callable[[Any], None]) -> bool:
-    """Whether the generator came to the end of the round."""
+def _draw(strategy: Any, num_cases: int, seed_: int, call: Callable[[Any], None]) -> None:
     from hypothesis import HealthCheck, Phase, given, seed, settings
     from hypothesis.errors import Unsatisfiable
-    from schemathesis.core.errors import UnsupportedSchema
 
     @seed(seed_)
     @settings(
@@ -127,12 +130,8 @@ def _draw(strategy: Any, num_cases: int, seed_: int, call: Callable[[Any], None]
     def run(case: Any) -> None:
         call(case)
 
-    try:
-        with suppress(Unsatisfiable):  # nothing can be wrong with a call that takes nothing
-            run()
-    except UnsupportedSchema:
-        return False
-    return True
+    with suppress(Unsatisfiable):  # nothing can be wrong with a call that takes nothing
+        run()
 
 
 def _one(case: Any, url: str, headers: dict[str, str], checks: list[Any], verdict: Verdict) -> Any:
