@@ -107,10 +107,10 @@ def load_pages(config: Config, located: Located, card: ModelCard) -> Pages:
 
 
 def _dtype_name(dtype: str, card: ModelCard, device: torch.device) -> str:
-    """What ``load_model`` makes of "auto", for people: 4-bit blocks stay what they are."""
+    """What ``load_model`` makes of "auto", for people: a GGUF file's blocks stay what they are."""
     if dtype != "auto":
         return dtype
-    return "bfloat16" if device.type != "cpu" else "mixed" if card.quantization.startswith("Q4") else "int8"
+    return "bfloat16" if device.type != "cpu" else "mixed" if card.quantization.startswith("Q") else "int8"
 
 
 def _measure(runner: Runner, config: Config, sizes: sizing.Sizes) -> list[tuple[int, float]]:

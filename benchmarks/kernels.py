@@ -43,14 +43,16 @@ SHAPES = {
     "qwen2.5-0.5b": Shape(24, [(1152, 896), (896, 896), (9728, 896), (896, 4864)], (151936, 896)),
     "qwen2.5-1.5b": Shape(28, [(2048, 1536), (1536, 1536), (17920, 1536), (1536, 8960)], (151936, 1536)),
 }
-_LINEARS = {"int4": ops.linear_int4, "int8": ops.linear_int8}
+_LINEARS = {"Q4_1": ops.linear_blocks, "Q5_0": ops.linear_blocks, "Q6_K": ops.linear_blocks, "int8": ops.linear_int8}
+"""Kinds of weights: a GGUF file's blocks, and int8."""
 
 
 def packed(quant: str, n: int, k: int) -> tuple[torch.Tensor, ...]:
     """A random matrix [n, k] as the quant has it in memory."""
-    if quant == "int4":
-        return ops.pack_int4(testing.blocks_int4(n, k // 32, "Q4_1"), "Q4_1")
-    return ops.pack_int8(torch.randn(n, k))
+    if quant == "int8":
+        return ops.pack_int8(torch.randn(n, k))
+    groups = -(-k // 32)  # of which a kind may keep eight in a block, and then the row ends early
+    return tuple(t[:, :groups].contiguous() for t in ops.pack_blocks(testing.random_blocks(n, groups, quant), quant))
 
 
 def linear_cases(quant: str, name: str, sizes: list[tuple[int, int]], rows: list[int]) -> list[Case]:
@@ -111,6 +113,7 @@ def main() -> None:
     parser.add_argument("--model", choices=SHAPES, default="smollm2-135m", help="shapes to use (default %(default)s)")
     parser.add_argument("--layers", type=int, default=0, help="use fewer layers, where memory is short")
     parser.add_argument("--rows", default="1,2,4,5,8,16,32,256", help="tokens of a step (default %(default)s)")
+    parser.add_argument("--kinds", default="Q4_1,int8", help=f"of {', '.join(_LINEARS)} (default %(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="0 = one a core (default)")
     parser.add_argument("--rounds", type=int, default=15, help="measured rounds (default %(default)s)")
     parser.add_argument("--isa", choices=load.ISAS, default=load.ISAS[-1], help="highest instruction set to use")
@@ -122,7 +125,9 @@ def main() -> None:
     shape, rows = SHAPES[args.model], [int(r) for r in args.rows.split(",")]
     sizes = shape.linears * (args.layers or shape.layers)
     cases = ceiling_cases()
-    for quant in _LINEARS:
+    for quant in args.kinds.split(","):
+        if quant not in _LINEARS:
+            parser.error(f"no kind {quant!r}; use some of {', '.join(_LINEARS)}")
         cases += linear_cases(quant, "layers", sizes, rows)
     cases += linear_cases("int8", "head", [shape.head], rows)
     print(f"{args.model}: {isa}, {args.threads or 'all'} threads, {args.rounds} rounds\n")

@@ -101,8 +101,8 @@ class Target(Section, frozen=True):
     device: str = "auto"
     """auto, cpu, cuda:0, ..."""
     dtype: Literal["auto", "bfloat16", "float16", "float32", "int8", "int4"] = "auto"
-    """Weights in memory. auto: on a CPU 4-bit blocks as the file has them and all else int8, on a GPU bfloat16.
-    int4: all else rounded to 4 bits too, smaller and faster but further from the model."""
+    """Weights in memory. auto: on a CPU a GGUF file's blocks as they are and all else int8, on a GPU bfloat16.
+    int4: all but blocks of 4 and 5 bits is rounded to 4 bits, smaller and faster but further from the model."""
     max_model_len: int = 0
     """Longest prompt + output; 0 = the model's own, shrunk (and said so) if the KV pool is smaller."""
     num_threads: int = 0

@@ -9,7 +9,7 @@ import torch
 class Product(NamedTuple):
     """A packed matrix, and the op that multiplies with it."""
 
-    op: Literal["linear_int8", "linear_int4"]
+    op: Literal["linear_int8", "linear_blocks"]
     packed: tuple[torch.Tensor, ...]
     num_outputs: int
     bias: torch.Tensor | None

@@ -14,7 +14,7 @@ import torch
 from .native import load
 
 OPS = (
-    "rms_norm", "rope", "store_kv", "move_kv", "paged_attention", "silu_mul", "linear_int8", "linear_int4", "sample",
+    "rms_norm", "rope", "store_kv", "move_kv", "paged_attention", "silu_mul", "linear_int8", "linear_blocks", "sample",
     "verify", "decoder_layers",
 )  # fmt: skip
 _PREFERRED = {"cpu": ("cpu",), "cuda": ("triton",)}

@@ -94,10 +94,18 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
 def pack_int8(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Quantise fp32 weight [N, K] to int8 with one scale per output and group of 32 inputs, in the backend's layout.
 
-    The tuple is opaque: pass it to ``linear_int8``. Symmetric, codes -127..127, scale = max|w| / 127 rounded up to a
-    bf16 value (0 where all are below 2**-100). K need not be a multiple of 32, nor N of anything: the packer pads.
+    The tuple is opaque: pass it to ``linear_int8``. Symmetric, codes -127..127, scale = max|w| / 127 rounded up to an
+    fp16 value (0 where all are below 2**-100). K need not be a multiple of 32, nor N of anything: the packer pads.
     """
     return backend("linear_int8", weight, "pack")(weight)
+
+
+def pack_int8_blocks(blocks: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Rows of GGUF's Q8_0 blocks, uint8 [N, row bytes], in the layout of ``pack_int8``: codes and scales as they are.
+
+    ValueError where rows are no whole number of blocks.
+    """
+    return backend("linear_int8", blocks, "pack_blocks")(blocks)
 
 
 def linear_int8(
@@ -113,31 +121,33 @@ def linear_int8(
     return backend("linear_int8", x)(x, packed, n, bias)
 
 
-def pack_int4(blocks: torch.Tensor, kind: str) -> tuple[torch.Tensor, ...]:
-    """4-bit weights in GGUF's blocks, as they are, in the backend's layout: every output keeps its codes, 0..15.
+def pack_blocks(blocks: torch.Tensor, kind: str) -> tuple[torch.Tensor, ...]:
+    """Weights of 4 to 6 bits in GGUF's blocks, as they are, in the backend's layout: every output keeps its codes.
 
-    blocks uint8 [N, row bytes]; ``kind`` Q4_0, Q4_1 or Q4_K, ggml's names. A weight is code * scale + least; scale and
-    least value of each 32 inputs become fp16: exact but for Q4_K, whose products are rounded (at most 1 part in 2048).
-    The tuple is opaque: pass it to ``linear_int4``. ValueError where rows are no whole number of blocks.
+    blocks uint8 [N, row bytes]; ``kind`` Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K or Q6_K, ggml's names. A weight is code *
+    scale + least, with both for each 32 inputs; in Q6_K (code - 32) * scale, for each 16. They become fp16: exact where
+    a block is one group, but the K kinds' are products, which are rounded (at most 1 part in 2048).
+    The tuple is opaque: pass it to ``linear_blocks``. ValueError where rows are no whole number of blocks.
     """
-    return backend("linear_int4", blocks, "pack")(blocks, kind)
+    return backend("linear_blocks", blocks, "pack")(blocks, kind)
 
 
-def linear_int4(
+def linear_blocks(
     x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x fp32 [T, K] times packed 4-bit weight [N, K'] -> fp32 [T, N], plus bias [N]; K' is K rounded up to 32.
+    """x fp32 [T, K] times packed weight [N, K'] -> fp32 [T, N], plus bias [N]; K' is K rounded up to 32.
 
     x is quantised as in ``linear_int8``, the inputs that it lacks are zero. Sums inside a group are exact int32; then
     (sum of products * scale + sum of x's codes * least value) * activation scale is added group by group in fp32, each
-    operation rounded, and the bias last. All CPU backends give the same bits, for any T. A NaN or an infinity makes all
+    operation rounded, and the bias last; for Q6_K (sum of the first 16 products * their scale + sum of the last 16 *
+    theirs) * activation scale. All CPU backends give the same bits, for any T. A NaN or an infinity makes all
     outputs of its token NaN or infinite.
     """
-    return backend("linear_int4", x)(x, packed, n, bias)
+    return backend("linear_blocks", x)(x, packed, n, bias)
 
 
 def pack_decoder_layers(decoder: Decoder) -> object:
-    """Layers whose products ``pack_int8`` and ``pack_int4`` packed, in the backend's form; it is opaque."""
+    """Layers whose products ``pack_int8`` and ``pack_blocks`` packed, in the backend's form; it is opaque."""
     return backend("decoder_layers", decoder.cos_sin, "pack")(decoder)
 
 

@@ -10,12 +10,12 @@ import torch
 
 from . import ops
 from .decoder import Decoder, Layer, Product, Rows
-from .gguf_int4 import KINDS
+from .gguf_blocks import KINDS
 
 TOLERANCES = {torch.float32: (2e-5, 2e-5)}
 """Relative and absolute difference allowed between a backend and its reference, by dtype; none where not listed."""
 
-EXACT = ("rope", "store_kv", "move_kv", "linear_int8", "linear_int4", "sample", "decoder_layers")
+EXACT = ("rope", "store_kv", "move_kv", "linear_int8", "linear_blocks", "sample", "decoder_layers")
 """Ops whose backends give the reference's very bits."""
 
 
@@ -38,7 +38,7 @@ def call(op: str, backend: str, args: tuple[Any, ...]) -> Any:
     if op == "linear_int8":
         x, weight, n, bias = args
         return module.run(x, module.pack(weight), n, bias)
-    if op == "linear_int4":
+    if op == "linear_blocks":
         x, (blocks, kind), n, bias = args
         return module.run(x, module.pack(blocks, kind), n, bias)
     if op == "decoder_layers":
@@ -179,21 +179,25 @@ def _linear_int8() -> Iterator[Case]:
         yield Case(f"{t}x{n}x{k}+bias", lambda t=t, n=n, k=k: (_draw(t, k) * 30, _draw(n, k), n, _draw(n)))
 
 
-def blocks_int4(n: int, num_groups: int, kind: str, seed: int = 0) -> torch.Tensor:
-    """Random GGUF blocks of 4-bit codes, uint8 [n, row bytes], with scales as models have them; whole blocks."""
+def random_blocks(n: int, num_groups: int, kind: str, seed: int = 0) -> torch.Tensor:
+    """Random GGUF blocks of one of ``KINDS``, uint8 [n, row bytes], with scales as models have them; whole blocks."""
     known = KINDS[kind]
     g = torch.Generator().manual_seed(seed + 31 * n + num_groups)
     num_blocks = -(-num_groups // known.num_groups)
     blocks = torch.randint(0, 256, (n, num_blocks, known.num_bytes), generator=g, dtype=torch.uint8)
     numbers = (torch.randn(n, num_blocks, 2, generator=g) * 0.01).half()
-    if kind == "Q4_K":  # a few scales so small that fp16 has no full precision for them
+    if known.num_groups == 8:  # a few scales so small that fp16 has no full precision for them
         numbers[::2] *= 1e-4
     fields = numbers.view(torch.uint8)
-    blocks[..., : 2 if kind == "Q4_0" else 4] = fields[..., : 2 if kind == "Q4_0" else 4]
+    if kind == "Q6_K":
+        blocks[..., -2:] = fields[..., :2]
+    else:
+        size = 2 if kind in ("Q4_0", "Q5_0") else 4
+        blocks[..., :size] = fields[..., :size]
     return blocks.flatten(1)
 
 
-def _linear_int4() -> Iterator[Case]:
+def _linear_blocks() -> Iterator[Case]:
     sizes = [(0, 5, 32), (1, 1, 1), (2, 16, 32), (5, 50, 64), (7, 33, 100), (8, 48, 60), (100, 70, 96), (3, 576, 576)]
     for kind, known in KINDS.items():
         for t, n, k in sizes:
@@ -203,7 +207,7 @@ def _linear_int4() -> Iterator[Case]:
             inputs = k if known.num_groups == 1 else num_blocks * whole - 5
 
             def make(t=t, n=n, k=inputs, groups=groups, kind=kind, bias=False) -> tuple[Any, ...]:  # type: ignore[no-untyped-def]
-                return _draw(t, k) * 3, (blocks_int4(n, groups, kind), kind), n, _draw(n) if bias else None
+                return _draw(t, k) * 3, (random_blocks(n, groups, kind), kind), n, _draw(n) if bias else None
 
             yield Case(f"{t}x{n}x{inputs} {kind}", make)
             yield Case(f"{t}x{n}x{inputs} {kind}+bias", partial(make, bias=True))
@@ -255,7 +259,7 @@ def decoder_case(
     window: int = 0,
     parents: list[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, Rows, Decoder]:
-    """x, residual, rows of (tokens, context) and a small decoder of int8 and 4-bit products, some of them divided."""
+    """x, residual, rows of (tokens, context) and a small decoder of int8 and 4- and 5-bit products, some divided."""
     hidden, inner, hq, hk, d = 36, 44, 4, 2, 10
     _, k, v, tables, starts, lengths = attention_batch(
         rows, q_heads=hq, k_heads=hk, head_size=d, block_size=4, dtype=dtype
@@ -268,10 +272,11 @@ def decoder_case(
         add = _draw(n) if bias else None
         if kind == "int8":
             return Product("linear_int8", ops.pack_int8(_draw(n, k, seed=n) / k**0.5), n, add)
-        return Product("linear_int4", ops.pack_int4(blocks_int4(n, -(-k // 32), kind), kind), n, add)
+        packed = ops.pack_blocks(random_blocks(n, -(-k // 32), kind), kind)
+        return Product("linear_blocks", packed, n, add)
 
     def layer(i: int) -> Layer:
-        kinds = ("int8", "Q4_1") if i % 2 else ("Q4_0", "int8")
+        kinds = ("int8", "Q4_1") if i % 2 else ("Q5_0", "int8")
         qkv = (product((hq + hk) * d, hidden, kinds[0], True), product(hk * d, hidden, kinds[1], True))
         gate_up = (product(inner, hidden, kinds[0]), product(inner, hidden, kinds[1]))
         output, down = product(hidden, hq * d, kinds[1], i == 0), product(hidden, inner, kinds[0])
@@ -311,7 +316,7 @@ _GRIDS = {
     "paged_attention": _paged_attention,
     "silu_mul": _silu_mul,
     "linear_int8": _linear_int8,
-    "linear_int4": _linear_int4,
+    "linear_blocks": _linear_blocks,
     "sample": _sample,
     "verify": _verify,
     "decoder_layers": _decoder_layers,

@@ -4,11 +4,11 @@ Knows no architecture (``engine.models``), no file layout (``engine.formats``) a
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from types import ModuleType
-from typing import Self, TypeVar, cast
+from typing import NamedTuple, Self, TypeVar, cast
 
 import torch
 
@@ -23,22 +23,37 @@ from .weights import BlockQuant, BlockSource, Quant, Weight, WeightSource
 
 Part = TypeVar("Part")
 
-# Word in the config -> (quant plug-in, dtype in which it gets matrices, dtype of the embedding).
-DTYPES: dict[str, tuple[str, torch.dtype, torch.dtype]] = {
-    "mixed": ("int8", torch.float32, torch.bfloat16),  # but 4-bit blocks as the file has them
-    "int4": ("int4", torch.float32, torch.bfloat16),  # the rest is rounded to 4 bits
-    "int8": ("int8", torch.float32, torch.bfloat16),
-    "bfloat16": ("none", torch.bfloat16, torch.bfloat16),
-    "float16": ("none", torch.float16, torch.float16),
-    "float32": ("none", torch.float32, torch.float32),
+_SMALL = ("Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K")
+
+
+class Storage(NamedTuple):
+    """How weights are kept: the quant plug-in, in which dtype it gets matrices, and the dtype of the embedding.
+
+    Blocks of ``kinds`` are taken as the file has them, by whichever plug-in can.
+    """
+
+    quant: str
+    matrices: torch.dtype
+    embedding: torch.dtype
+    kinds: tuple[str, ...] = ()
+
+
+DTYPES = {
+    "mixed": Storage("int8", torch.float32, torch.bfloat16, (*_SMALL, "Q6_K", "Q8_0")),
+    "int4": Storage("blocks", torch.float32, torch.bfloat16, _SMALL),  # the rest is rounded to 4 bits
+    "int8": Storage("int8", torch.float32, torch.bfloat16),
+    "bfloat16": Storage("none", torch.bfloat16, torch.bfloat16),
+    "float16": Storage("none", torch.float16, torch.float16),
+    "float32": Storage("none", torch.float32, torch.float32),
 }
+"""By the word in the config."""
 
 
 def load_model(card: ModelCard | ModelConfig, located: Located, *, dtype: str = "auto", device: str = "cpu") -> Model:
     """The model of ``card`` with its weights in memory on ``device``.
 
     Args:
-        dtype: a key of ``DTYPES``, or "auto": on a CPU mixed (4-bit blocks of a file as they are, all else int8),
+        dtype: a key of ``DTYPES``, or "auto": on a CPU mixed (a GGUF file's blocks as they are, all else int8),
             bfloat16 elsewhere.
 
     Raises:
@@ -51,18 +66,15 @@ def load_model(card: ModelCard | ModelConfig, located: Located, *, dtype: str = 
     if dtype not in DTYPES:
         raise ConfigError(f"target.dtype = {dtype!r}: use one of auto, {', '.join(DTYPES)}")
     plugin = find_model(config.architecture)
-    quant = cast(Quant, plugins.load("engine.quant", DTYPES[dtype][0]))
+    storage = DTYPES[dtype]
+    quant = cast(Quant, plugins.load("engine.quant", storage.quant))
     source = plugin.source(config) if hasattr(plugin, "source") else open_weights(located)
     cache = None
-    block_quant = None
-    if dtype in ("mixed", "int4") and isinstance(source, BlockSource):
-        block_quant = cast(BlockQuant, plugins.load("engine.quant", "int4"))
-    if device == "cpu" and DTYPES[dtype][0] != "none":
-        probe = torch.arange(17.0 * 65).view(17, 65)
-        layout = quant.pack(probe) + (block_quant.pack(probe) if block_quant else ())
-        cache = open_cache(located, dtype if block_quant else DTYPES[dtype][0], layout)
+    block_quants = find_block_quants(storage.kinds) if isinstance(source, BlockSource) else {}
+    if device == "cpu" and storage.quant != "none":
+        cache = open_cache(located, dtype if block_quants else storage.quant, _sample(quant, block_quants))
     try:
-        with Loader(source, quant, dtype, torch.device(device), cache, block_quant) as loader:
+        with Loader(source, quant, dtype, torch.device(device), cache, block_quants) as loader:
             model = plugin.build(config, loader)
     finally:
         source.close()
@@ -84,6 +96,15 @@ def find_model(architecture: str) -> ModuleType:
             return plugin
         known.extend(plugin.ARCHITECTURES)
     raise BadModelFileError(f"architecture {architecture!r} is not supported; use one of: {', '.join(known)}")
+
+
+def find_block_quants(kinds: Collection[str]) -> dict[str, BlockQuant]:
+    """The quant plug-in that takes blocks of each of ``kinds``."""
+    found: dict[str, BlockQuant] = {}
+    for name in plugins.names("engine.quant"):
+        plugin = plugins.load("engine.quant", name)
+        found |= {kind: cast(BlockQuant, plugin) for kind in getattr(plugin, "KINDS", ()) if kind in kinds}
+    return found
 
 
 def open_weights(located: Located) -> WeightSource:
@@ -109,12 +130,12 @@ class Loader:
         dtype: str,
         device: torch.device,
         cache: PackedCache | None = None,
-        block_quant: BlockQuant | None = None,
+        block_quants: Mapping[str, BlockQuant] | None = None,
     ) -> None:
         self._source = source
         self._quant = quant
-        self._block_quant = block_quant
-        _, self._matrix_dtype, self._embedding_dtype = DTYPES[dtype]
+        self._block_quants = block_quants or {}
+        _, self._matrix_dtype, self._embedding_dtype, _ = DTYPES[dtype]
         self._device = device
         self._cache = cache
         # CPU kernels take fp32; a GPU computes in the dtype of the embedding.
@@ -146,7 +167,7 @@ class Loader:
     def embedding(self, name: str, num_rows: int, width: int) -> Embedding:
         """A look-up table [num_rows, width]: bf16 beside int8 products, and the file's own bytes beside its blocks."""
         self._check(name, (num_rows, width))
-        if self._block_quant is not None:
+        if self._block_quants:
             source = cast(BlockSource, self._source)
             return Embedding(source.blocks(name).clone(), self._activations, source.decoder(name))
         (table,) = self._kept(name, lambda: (self._source.read(name).to(self._embedding_dtype, copy=True),))
@@ -181,18 +202,19 @@ class Loader:
 
         def pack_blocks() -> tuple[torch.Tensor, ...]:
             source = cast(BlockSource, self._source)
-            return int4.pack_blocks(_joined([source.blocks(f"{name}.weight") for name in sizes]), kind)
+            rows = _joined([source.blocks(f"{name}.weight") for name in sizes])
+            return self._block_quants[kind].pack_blocks(rows, kind)
 
-        int4 = cast(BlockQuant, self._block_quant)
         packed = self._kept("+".join(sizes), pack_blocks if kind else pack)
-        return Weight(int4 if kind else self._quant, packed, sum(sizes.values()), num_inputs)
+        quant = self._block_quants[kind] if kind else self._quant
+        return Weight(quant, packed, sum(sizes.values()), num_inputs)
 
     def _block_kind(self, name: str) -> str:
         """Kind of the blocks of matrix ``name`` where they are used as they are, else an empty string."""
-        if self._block_quant is None:
+        if not self._block_quants:
             return ""
         kind = cast(BlockSource, self._source).kind(f"{name}.weight")
-        return kind if kind in self._block_quant.KINDS else ""
+        return kind if kind in self._block_quants else ""
 
     def _kept(self, key: str, make: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
         return self._cache.get(key, make) if self._cache is not None else make()
@@ -207,6 +229,15 @@ class Loader:
                 f"{where}: tensor {name!r} has shape {list(found)}, the model's config asks for {list(shape)}; "
                 "use config and weights of one model"
             )
+
+
+def _sample(quant: Quant, block_quants: Mapping[str, BlockQuant]) -> tuple[torch.Tensor, ...]:
+    """Something small of each kind, packed: it tells layouts in memory apart."""
+    packed = quant.pack(torch.arange(17.0 * 65).view(17, 65))
+    for kind, block_quant in sorted(block_quants.items()):
+        size = block_quant.KINDS[kind]
+        packed += block_quant.pack_blocks((torch.arange(17 * size) % 251).to(torch.uint8).view(17, size), kind)
+    return packed
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """What a weight format gives to the loader, and what the loader gives to a layer. Knows no file and no model."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -28,8 +28,8 @@ class Quant(Protocol):
 class BlockQuant(Quant, Protocol):
     """A quant that can also take a file's blocks of codes as they are."""
 
-    KINDS: Collection[str]
-    """Which, by the format's own words."""
+    KINDS: Mapping[str, int]
+    """Which, by the format's own words, and the bytes of a block."""
 
     def pack_blocks(self, blocks: torch.Tensor, kind: str) -> tuple[torch.Tensor, ...]:
         """Rows of blocks uint8 [N, row bytes] to the tensors that ``linear`` reads."""

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 import torch
 
 from ..decoder import Decoder, Product, Rows
+from ..linear_blocks.cpu import BITS
 from ..native import load, tensors
 from . import reference
 
 why_not = load.why_not
 _decoder_layers = load.function("pl_decoder_layers")
 
-_KINDS = {"linear_int8": 0, "linear_int4": 1}
+_INT8 = 8
+"""Kind of an int8 product; that of blocks is the bits of their codes."""
 _REFUSED = 1 << 40
 _OPS = {1: "rope", 2: "store_kv", 3: "paged_attention"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
@@ -75,10 +77,12 @@ class Packed:
     def _products(self, products: tuple[Product, ...]) -> "ctypes.Array[_Product]":
         made = (_Product * len(products))()
         for at, product in zip(made, products, strict=True):
-            at.codes = product.packed[0].data_ptr()
+            codes = product.packed[0]
+            at.codes = codes.data_ptr()
             at.scales = product.packed[1].data_ptr() if len(product.packed) > 1 else None
             at.bias = None if product.bias is None else tensors.fp32(product.bias)
-            at.kind, at.n = _KINDS[product.op], product.num_outputs
+            at.kind = _INT8 if product.op == "linear_int8" else BITS[codes.size(2)]
+            at.n = product.num_outputs
         self._held.append(made)
         return made
 

@@ -2,24 +2,39 @@
 
 import torch
 
+from ..gguf_blocks import whole_blocks
 from ..native import load, tensors
 
 GROUP, OUTPUTS = 32, 16
 
 why_not = load.why_not
 _pack = load.function("pl_pack_int8")
+_pack_q8_0 = load.function("pl_pack_q8_0")
 _linear = load.function("pl_linear_int8")
 
 
 def pack(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """fp32 [N, K] -> codes + 128 uint8 [N/16, G, 8, 16, 4], scales bf16 [N/16, G, 16]. See ``ops.pack_int8``."""
+    """fp32 [N, K] -> codes + 128 uint8 [N/16, G, 8, 16, 4], scales fp16 [N/16, G, 16]. See ``ops.pack_int8``."""
     weight = tensors.dense(weight.float())
     n, k = weight.shape
-    blocks, groups = -(-n // OUTPUTS), -(-k // GROUP)
-    codes = torch.empty(blocks, groups, GROUP // 4, OUTPUTS, 4, dtype=torch.uint8)
-    scales = torch.empty(blocks, groups, OUTPUTS, dtype=torch.bfloat16)
+    codes, scales = _empty(n, -(-k // GROUP))
     _pack(tensors.fp32(weight), codes.data_ptr(), scales.data_ptr(), n, k)
     return codes, scales
+
+
+def pack_blocks(blocks: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """uint8 [N, row bytes] of Q8_0 -> as ``pack``. See ``ops.pack_int8_blocks``."""
+    parts = whole_blocks("pack_int8_blocks", blocks, "Q8_0", 2 + GROUP)
+    n, groups, _ = parts.shape
+    codes, scales = _empty(n, groups)
+    _pack_q8_0(parts.data_ptr(), codes.data_ptr(), scales.data_ptr(), n, groups)
+    return codes, scales
+
+
+def _empty(n: int, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+    blocks = -(-n // OUTPUTS)
+    codes = torch.empty(blocks, groups, GROUP // 4, OUTPUTS, 4, dtype=torch.uint8)
+    return codes, torch.empty(blocks, groups, OUTPUTS, dtype=torch.float16)
 
 
 def run(x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -6,6 +6,8 @@ everything after that is single multiplications and additions in a fixed order. 
 
 import torch
 
+from ..gguf_blocks import whole_blocks
+
 GROUP = 32
 """Inputs that share a scale."""
 LEAST = 2.0**-100
@@ -13,12 +15,19 @@ LEAST = 2.0**-100
 
 
 def pack(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """fp32 [N, K] -> codes int8 [G, N, 32], scales fp32 [G, N] that are bf16 values. See ``ops.pack_int8``."""
+    """fp32 [N, K] -> codes int8 [G, N, 32], scales fp32 [G, N] that are fp16 values. See ``ops.pack_int8``."""
     groups = _groups(weight)  # [G, N, 32]
     most = groups.abs().amax(-1)
-    scales = _bf16_up(torch.where(most < LEAST, 0.0, most / 127.0))
+    scales = _half_up(torch.where(most < LEAST, 0.0, most / 127.0))
     divisor = torch.where(scales == 0.0, torch.inf, scales).unsqueeze(-1)
     return torch.round(groups / divisor).to(torch.int8), scales
+
+
+def pack_blocks(blocks: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """uint8 [N, row bytes] of Q8_0 -> what ``pack`` makes. See ``ops.pack_int8_blocks``."""
+    parts = whole_blocks("pack_int8_blocks", blocks, "Q8_0", 2 + GROUP)
+    scales = parts[..., :2].contiguous().view(torch.float16)[..., 0].float()
+    return parts[..., 2:].view(torch.int8).transpose(0, 1).contiguous(), scales.T.contiguous()
 
 
 def run(x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -47,6 +56,7 @@ def _groups(x: torch.Tensor) -> torch.Tensor:
     return padded.unflatten(1, (-1, GROUP)).transpose(0, 1).contiguous()
 
 
-def _bf16_up(x: torch.Tensor) -> torch.Tensor:
-    """The least bf16 value that is not below x (>= 0), as fp32: half the bytes, and codes never exceed 127."""
-    return ((x.view(torch.int32) + 0xFFFF) & ~0xFFFF).view(torch.float32)
+def _half_up(x: torch.Tensor) -> torch.Tensor:
+    """The least fp16 value that is not below x (>= 0), as fp32: half the bytes, and codes never exceed 127."""
+    nearest = x.half()
+    return (nearest.view(torch.int16) + (nearest.float() < x).short()).view(torch.float16).float()

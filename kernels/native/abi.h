@@ -4,13 +4,13 @@
 #pragma once
 #include <cstdint>
 
-#define PL_ABI 5
+#define PL_ABI 6
 
 enum PlPages : int64_t { PL_FP32 = 0, PL_BF16 = 1 };
 
-enum PlProductKind : int64_t { PL_INT8 = 0, PL_INT4 = 1 };
+enum PlProductKind : int64_t { PL_BLOCKS_4 = 4, PL_BLOCKS_5 = 5, PL_BLOCKS_6 = 6, PL_INT8 = 8 };  // bits of a weight
 
-// A matrix [n, inputs] as pl_linear_int8 or pl_linear_int4 takes it; scales null for int4, bias may be null.
+// A matrix [n, inputs] as pl_linear_int8 or pl_linear_blocks takes it; scales null for blocks, bias may be null.
 struct PlProduct {
     const uint8_t* codes;
     const uint16_t* scales;
@@ -81,21 +81,25 @@ int64_t pl_paged_attention(const float* q, const void* k_pages, const void* v_pa
                            int64_t num_blocks, int64_t max_blocks, int64_t window, int64_t pages, float scale,
                            float soft_cap);
 
-// weight [N, K] -> codes [ceil(N/16)][ceil(K/32)][8][16][4], each code + 128; scales bf16 [ceil(N/16)][ceil(K/32)][16].
+// weight [N, K] -> codes [ceil(N/16)][ceil(K/32)][8][16][4], each code + 128; scales fp16 [ceil(N/16)][ceil(K/32)][16].
 int64_t pl_pack_int8(const float* weight, uint8_t* codes, uint16_t* scales, int64_t n, int64_t k);
 
 // x [T, K] -> out [T, N]; bias [N] or null.
 int64_t pl_linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out,
                        int64_t num_tokens, int64_t n, int64_t k);
 
-// Blocks of GGUF's kind 0 Q4_0, 1 Q4_1 or 2 Q4_K, [N][groups of 32 in their blocks], with scales and least values fp16
-// [N][groups] -> packed [ceil(N/16)][groups][320]; linear_int4.cpp has the layout.
-int64_t pl_pack_int4(const uint8_t* blocks, const uint16_t* scales, const uint16_t* least, uint8_t* packed, int64_t kind,
-                     int64_t n, int64_t groups);
+// Rows of GGUF's Q8_0 blocks [N][groups][34] -> what pl_pack_int8 makes, with the file's codes and scales.
+int64_t pl_pack_q8_0(const uint8_t* rows, uint8_t* codes, uint16_t* scales, int64_t n, int64_t groups);
 
-// x [T, K] -> out [T, N]; bias [N] or null.
-int64_t pl_linear_int4(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t num_tokens, int64_t n,
-                       int64_t k);
+// GGUF blocks of kind 0 Q4_0, 1 Q4_1, 2 Q4_K, 3 Q5_0, 4 Q5_1, 5 Q5_K or 6 Q6_K, [N][groups of 32 in their blocks], with two fp16
+// numbers for each group, [N][groups]: scale and least value, or Q6_K's scales of the first and last 16 inputs -> packed
+// [ceil(N/16)][groups][64 * (bits + 1)]; linear_blocks.cpp has the layout.
+int64_t pl_pack_blocks(const uint8_t* blocks, const uint16_t* first, const uint16_t* second, uint8_t* packed, int64_t kind,
+                       int64_t n, int64_t groups);
+
+// x [T, K] -> out [T, N]; bias [N] or null; bits 4, 5 or 6.
+int64_t pl_linear_blocks(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t num_tokens, int64_t n,
+                         int64_t k, int64_t bits);
 
 // For D rows of logits [S, V] that `places` names: top [D], the lowest id of the largest logit, and sums [D], the logarithm of
 // the sum of exponentials, or just the largest logit where the row's temperature is 0.

@@ -17,7 +17,7 @@ void multiply(const PlProduct* products, int64_t count, const float* x, float* o
         if (p->kind == PL_INT8)
             linear_int8(x, p->codes, p->scales, p->bias, out, stride, num_tokens, p->n, num_inputs);
         else
-            linear_int4(x, p->codes, p->bias, out, stride, num_tokens, p->n, num_inputs);
+            linear_blocks(x, p->codes, p->bias, out, stride, num_tokens, p->n, num_inputs, p->kind);
     }
 }
 

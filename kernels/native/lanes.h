@@ -14,6 +14,7 @@ typedef int32_t I __attribute__((vector_size(4 * W)));
 typedef uint32_t U __attribute__((vector_size(4 * W)));
 typedef uint16_t H __attribute__((vector_size(2 * W)));
 typedef int8_t B __attribute__((vector_size(W)));
+typedef uint16_t V16 __attribute__((vector_size(4 * W)));
 
 template <class V>
 static inline V load(const void* p) {

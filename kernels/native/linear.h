@@ -6,7 +6,7 @@
 // inputs are the 64 bytes of one instruction.
 //
 // All instruction sets give the same bits: sums inside a group are exact int32, everything behind them is single fp32
-// operations in the order of ops.linear_int8 and ops.linear_int4, group by group, none of them fused.
+// operations in the order of ops.linear_int8 and ops.linear_blocks, group by group, none of them fused.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -24,8 +24,9 @@ constexpr int64_t kSerialActivations = 8192;     // quantising fewer is quicker 
 // One group of one token's activations, quantised.
 struct Activations {
     int8_t codes[kGroup];
-    int32_t start;  // -128 * sum(codes): where the sum of products with codes + 128 begins
-    float sum;      // sum(codes)
+    int32_t start;      // -128 * sum(codes): where the sum of products with codes + 128 begins
+    int32_t starts[2];  // -32 * sum of the first and of the last 16
+    float sum;          // sum(codes)
     float scale;
 };
 
@@ -57,10 +58,10 @@ void run_linear(Linear linear, const float* x, int64_t k, Quantise quantise, Mul
     split(pairs, 1, [&](int64_t begin, int64_t end) { multiply(linear, begin * 2, end * 2 < blocks ? end * 2 : blocks); });
 }
 
-// pl_linear_int8 and pl_linear_int4 with outputs `stride` apart.
+// pl_linear_int8 and pl_linear_blocks with outputs `stride` apart.
 void linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out, int64_t stride,
                  int64_t num_tokens, int64_t n, int64_t k);
-void linear_int4(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t stride, int64_t num_tokens,
-                 int64_t n, int64_t k);
+void linear_blocks(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t stride, int64_t num_tokens,
+                   int64_t n, int64_t k, int64_t bits);
 
 }  // namespace pl

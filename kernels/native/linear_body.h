@@ -1,5 +1,28 @@
-// What the bodies of linear_int8.cpp and linear_int4.cpp begin with, compiled for each instruction set: quantising of
-// activations, storing of sums, and the walk over tokens and blocks.
+// What the bodies of linear_int8.cpp and linear_blocks.cpp begin with, compiled for each instruction set: quantising
+// of activations, storing of sums, and the walk over tokens and blocks.
+
+// fp16 bits as fp32, exactly.
+static inline float wide(uint16_t bits) {
+    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, magnitude = bits & 0x7fff;
+    const bool finite = magnitude < 0x7c00;  // infinities and NaN have the highest exponent in fp32, too
+    const uint32_t raised = sign | (finite ? magnitude << 13 : 0x7f800000u | (magnitude & 0x3ff) << 13);
+    float f;
+    std::memcpy(&f, &raised, 4);
+    return finite ? f * 0x1p112f : f;  // 2**112 too small until here, whether normal or not
+}
+
+// fp16 numbers at p.
+#if PL_ISA == 0
+static inline float half(const void* p) {
+    uint16_t bits;
+    std::memcpy(&bits, p, 2);
+    return wide(bits);
+}
+#elif PL_ISA == 1
+static inline F halves(const void* p) { return (F)_mm256_cvtph_ps(load<__m128i>(p)); }
+#else
+static inline F halves(const void* p) { return (F)_mm512_cvtph_ps(load<__m256i>(p)); }
+#endif
 
 // Integer bits of a magnitude order like the magnitude, with NaN above all: a bad value shows in the scale, not only in a code.
 static inline float magnitude(const float* x) {
@@ -36,22 +59,23 @@ static inline const float* group_at(const float* x, int64_t i, int64_t k, float*
     return spare;
 }
 
-// Codes of a group whose scale is known, and their sum.
-static inline int32_t encode(const float* x, F factor, int8_t* codes) {
+// Codes of a group whose scale is known, and the sums of the first and last 16.
+static inline void encode(const float* x, F factor, int8_t* codes, int32_t* sums) {
 #if PL_ISA == 2
     const I low = to_integer(load<F>(x) * factor), high = to_integer(load<F>(x + W) * factor);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8((__m512i)low));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + W), _mm512_cvtepi32_epi8((__m512i)high));
-    const __m512i pairs = (__m512i)(low + high);
-    __m256i sums = _mm256_add_epi32(_mm512_castsi512_si256(pairs), _mm512_extracti64x4_epi64(pairs, 1));
-    sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0x4e));
-    sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32(sums, 0xb1));
-    return _mm_cvtsi128_si32(_mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1)));
+    const __m512i a = (__m512i)low, b = (__m512i)high;
+    const __m256i eight = _mm256_hadd_epi32(_mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1)),
+                                            _mm256_add_epi32(_mm512_castsi512_si256(b), _mm512_extracti64x4_epi64(b, 1)));
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(sums), _mm_hadd_epi32(four, four));
 #else
     for (int j = 0; j < kGroup; j += W) store(codes + j, to_code(load<F>(x + j) * factor));
-    int32_t sum = 0;
-    for (int j = 0; j < kGroup; ++j) sum += codes[j];
-    return sum;
+    for (int half = 0; half < 2; ++half) {
+        sums[half] = 0;
+        for (int j = 0; j < kGroup / 2; ++j) sums[half] += codes[half * kGroup / 2 + j];
+    }
 #endif
 }
 
@@ -60,8 +84,11 @@ static void quantise_row(const float* x, int64_t k, Activations* out) {
     for (int64_t i = 0; i < k; i += kGroup, ++out) {
         const float* group = group_at(x, i, k, spare);
         const float most = magnitude(group);
-        const int32_t sum = encode(group, splat(most == 0.0f ? 0.0f : 127.0f / most), out->codes);
+        int32_t sums[2];
+        encode(group, splat(most == 0.0f ? 0.0f : 127.0f / most), out->codes, sums);
+        const int32_t sum = sums[0] + sums[1];
         out->start = -128 * sum;
+        for (int half = 0; half < 2; ++half) out->starts[half] = -32 * sums[half];
         out->sum = static_cast<float>(sum);
         out->scale = most / 127.0f;
     }
@@ -131,7 +158,8 @@ static inline void read_again() { asm volatile("" ::: "memory"); }
 #elif PL_ISA == 2
 
 // Tokens token..token+M-1 times BLOCKS blocks. Sums stay in registers from the first group to the last. A Format tells where
-// a block's group is, makes two vectors of unsigned codes at a time, and turns a group's sum of products into fp32.
+// a block's group is, makes two vectors of unsigned codes at a time, and turns a group's sums of products (one, or one of the
+// first and one of the last inputs) into fp32.
 template <class Format, int M, int BLOCKS>
 static inline __attribute__((always_inline)) void vnni_tile(const Linear& l, int64_t token, int64_t block) {
     const Activations* x = l.x + token * l.groups;
@@ -143,9 +171,10 @@ static inline __attribute__((always_inline)) void vnni_tile(const Linear& l, int
     for (int64_t g = 0; g < l.groups; ++g, ++x, weights += Format::kBytes) {
         if (first_of_pass)
             for (int b = 0; b < BLOCKS; ++b) fetch<Format::kBytes>(weights + (BLOCKS + b) * l.groups * Format::kBytes);
-        __m512i dots[M][BLOCKS];
+        __m512i dots[M][BLOCKS][Format::kSums];
         for (int m = 0; m < M; ++m)
-            for (int b = 0; b < BLOCKS; ++b) dots[m][b] = Format::start(x[m * l.groups]);
+            for (int b = 0; b < BLOCKS; ++b)
+                for (int s = 0; s < Format::kSums; ++s) dots[m][b][s] = Format::start(x[m * l.groups], s);
 #pragma GCC unroll 4
         for (int i = 0; i < kGroup / 8; ++i) {
             __m512i near[BLOCKS], far[BLOCKS];  // inputs 4 i to 4 i + 3, and those 16 further on
@@ -154,14 +183,17 @@ static inline __attribute__((always_inline)) void vnni_tile(const Linear& l, int
                 int32_t four[2];
                 std::memcpy(&four[0], x[m * l.groups].codes + i * 4, 4);
                 std::memcpy(&four[1], x[m * l.groups].codes + i * 4 + 16, 4);
-                for (int b = 0; b < BLOCKS; ++b) dots[m][b] = _mm512_dpbusd_epi32(dots[m][b], near[b], _mm512_set1_epi32(four[0]));
-                for (int b = 0; b < BLOCKS; ++b) dots[m][b] = _mm512_dpbusd_epi32(dots[m][b], far[b], _mm512_set1_epi32(four[1]));
+                const __m512i first = _mm512_set1_epi32(four[0]), second = _mm512_set1_epi32(four[1]);
+                for (int b = 0; b < BLOCKS; ++b) dots[m][b][0] = _mm512_dpbusd_epi32(dots[m][b][0], near[b], first);
+                for (int b = 0; b < BLOCKS; ++b) {
+                    __m512i& last = dots[m][b][Format::kSums - 1];
+                    last = _mm512_dpbusd_epi32(last, far[b], second);
+                }
             }
         }
         for (int b = 0; b < BLOCKS; ++b) {
             const typename Format::Scales scales(l, block + b, g);
-            for (int m = 0; m < M; ++m)
-                sums[m][b] += scales.apply(__builtin_convertvector((I)dots[m][b], F), x[m * l.groups]);
+            for (int m = 0; m < M; ++m) sums[m][b] += scales.apply(dots[m][b], x[m * l.groups]);
         }
     }
     for (int m = 0; m < M; ++m)

@@ -1,22 +1,28 @@
 // Bodies of linear_int8.cpp, compiled for each instruction set.
 #include "linear_body.h"
 
+// The least fp16 number that is not below x >= 0, as its bits; infinite above 65504, NaN stays NaN.
+static inline uint16_t half_up(float x) {
+    if (x < 0x1p-14f) return static_cast<uint16_t>(__builtin_ceilf(x * 0x1p24f));  // a multiple of 2**-24
+    if (!(x <= 65504.0f)) return x > 65504.0f ? 0x7c00 : 0x7e00;
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return static_cast<uint16_t>((bits + 0x1fff - (112u << 23)) >> 13);
+}
+
 // One output's weights into its places: four codes in every 64 bytes, one scale in every 16. Null is a row of padding.
 static void pack_row(const float* weight, int64_t k, uint8_t* codes, uint16_t* scales) {
     float spare[kGroup];
     int8_t signed_codes[kGroup] = {};
     for (int64_t i = 0; i < k; i += kGroup, codes += kCodes, scales += kOutputs) {
-        uint32_t bits = 0;
+        *scales = 0;
         if (weight != nullptr) {
             const float* group = group_at(weight, i, k, spare);
-            float scale = magnitude(group) / 127.0f;
-            std::memcpy(&bits, &scale, 4);
-            bits = (bits + 0xffff) & 0xffff0000u;
-            std::memcpy(&scale, &bits, 4);
+            *scales = half_up(magnitude(group) / 127.0f);
+            const float scale = wide(*scales);
             const F divisor = splat(scale == 0.0f ? __builtin_inff() : scale);
             for (int j = 0; j < kGroup; j += W) store(signed_codes + j, to_code(load<F>(group + j) / divisor));
         }
-        *scales = static_cast<uint16_t>(bits >> 16);
         for (int j = 0; j < kGroup; ++j)
             codes[j / 4 * 64 + j % 4] = static_cast<uint8_t>(signed_codes[j] + 128);
     }
@@ -28,7 +34,9 @@ struct Int8 {
 
 #if PL_ISA == 2
 
-    static inline __m512i start(const Activations& x) { return _mm512_set1_epi32(x.start); }
+    static constexpr int kSums = 1;
+
+    static inline __m512i start(const Activations& x, int) { return _mm512_set1_epi32(x.start); }
 
     static inline void codes(const uint8_t* group, int i, __m512i& near, __m512i& far) {
         near = _mm512_loadu_si512(group + i * 64);
@@ -37,8 +45,10 @@ struct Int8 {
 
     struct Scales {
         F weights;
-        Scales(const Linear& l, int64_t block, int64_t g) : weights(widen(load<H>(l.scales + (block * l.groups + g) * kOutputs))) {}
-        F apply(F dots, const Activations& x) const { return dots * weights * splat(x.scale); }
+        Scales(const Linear& l, int64_t block, int64_t g) : weights(halves(l.scales + (block * l.groups + g) * kOutputs)) {}
+        F apply(const __m512i* dots, const Activations& x) const {
+            return __builtin_convertvector((I)dots[0], F) * weights * splat(x.scale);
+        }
     };
 
     template <int M, int BLOCKS>
@@ -81,7 +91,7 @@ struct Int8 {
                 read_again();
             }
             for (int h = 0; h < 2; ++h) {
-                const F scale = widen(load<H>(scales + h * 8));
+                const F scale = halves(scales + h * 8);
                 for (int m = 0; m < M; ++m)
                     sums[m][h] += __builtin_convertvector((I)dots[m][h], F) * scale * splat(x[m * groups].scale);
             }
@@ -102,10 +112,7 @@ struct Int8 {
             for (int o = 0; o < kOutputs; ++o) {
                 int32_t dot = x->start;
                 for (int j = 0; j < kGroup; ++j) dot += codes[j / 4 * 64 + o * 4 + j % 4] * x->codes[j];
-                const uint32_t bits = static_cast<uint32_t>(scales[o]) << 16;
-                float scale;
-                std::memcpy(&scale, &bits, 4);
-                sums[o / W][o % W] += static_cast<float>(dot) * scale * x->scale;
+                sums[o / W][o % W] += static_cast<float>(dot) * half(scales + o) * x->scale;
             }
         }
         finish(l, token, block, sums);

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-ABI = 5
+ABI = 6
 """Raised with every change of a signature; must equal ``PL_ABI`` in abi.h."""
 
 ISAS = ("portable", "avx2", "avx512")
@@ -23,9 +23,10 @@ _SIGNATURES = {
     "pl_move_kv": "pippiii",
     "pl_silu_mul": "ppii",
     "pl_paged_attention": "ppppppppiiiiiiiiiiiff",
-    "pl_pack_int4": "ppppiii",
-    "pl_linear_int4": "ppppiii",
+    "pl_pack_blocks": "ppppiii",
+    "pl_linear_blocks": "ppppiiii",
     "pl_pack_int8": "pppii",
+    "pl_pack_q8_0": "pppii",
     "pl_linear_int8": "pppppiii",
     "pl_ceiling_read": "pi",
     "pl_ceiling_dot": "i",

@@ -35,7 +35,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str = "auto"
     """auto, cpu, cuda:0, ..."""
     dtype: Literal["auto", "bfloat16", "float16", "float32", "int8", "int4"] = "auto"
-    """Weights in memory. auto: int4 on a CPU, for drafts need speed more than precision; bfloat16 on a GPU."""
+    """Weights in memory. auto: int4 on a CPU, for drafts need speed more than precision (blocks of 4 and 5 bits stay as
+    they are); bfloat16 on a GPU."""
     num_threads: int = 0
     """0 = as the target's, where they take turns on a CPU (sync); one, where they share it; else one a core."""
     num_blocks: int = 0

@@ -66,7 +66,7 @@ def test_kernels_holds_linears_against_the_machine() -> None:
         pytest.skip(reason)
     text = script("kernels.py", "--layers", "1", "--rows", "1,3", "--rounds", "2")
     assert "ceiling: read" in text
-    for name in ("layers int4", "layers int8", "head int8"):
+    for name in ("layers Q4_1", "layers int8", "head int8"):
         assert all(f"{name}, M={m} " in text for m in (1, 3))
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType, dequantize
 
 from paceline.kernels import dispatch, ops
 from paceline.kernels.native import load
@@ -47,6 +48,29 @@ def test_zero_groups_and_tiny_values(either: None) -> None:
     assert out.isfinite().all()
     assert not out[1].any() and not out[:, 0].any()
     torch.testing.assert_close(out[0, 1], (x[0, 32:] * weight[1, 32:]).sum(), rtol=0.05, atol=0.05)
+
+
+def test_weights_of_a_file_are_kept(either: None) -> None:
+    """One input of 127 at a time: its scale is 1 and its code exact, so that every single weight comes out."""
+    blocks = torch.randint(0, 256, (19, 5, 34), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    blocks[..., :2] = (_draw(19, 5, 1) * 0.01).half().view(torch.uint8)
+    blocks[0, 0, :2] = torch.tensor([2.0**-24]).half().view(torch.uint8)
+    rows = blocks.flatten(1)
+    want = torch.from_numpy(dequantize(rows.numpy(), GGMLQuantizationType.Q8_0))
+    assert torch.equal(ops.linear_int8(torch.eye(160) * 127, ops.pack_int8_blocks(rows), 19).T, want * 127)
+
+
+def test_what_is_no_block_is_refused(either: None) -> None:
+    with pytest.raises(ValueError, match=r"pack_int8_blocks: .*no rows of Q8_0 blocks of 34 bytes"):
+        ops.pack_int8_blocks(torch.zeros(4, 35, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("small", [3e-5, 2e-6, 3e-8])
+def test_scales_below_the_normal_range_only_round_more_coarsely(either: None, small: float) -> None:
+    weight = _draw(8, 64) * small
+    got = ops.linear_int8(torch.eye(64) * 127, ops.pack_int8(weight), 8).T / 127
+    step = float(weight.abs().max()) / 127 + 2.0**-24  # rounded up to a multiple of 2**-24
+    assert (got - weight).abs().max() <= step * 0.51
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from paceline.kernels import ops
-from paceline.kernels.testing import attention_batch, blocks_int4, decoder_case
+from paceline.kernels.testing import attention_batch, decoder_case, random_blocks
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -64,7 +64,7 @@ def test_attention_needs_no_table_entries_outside_its_window() -> None:
 def _calls() -> dict[str, Callable[[], Any]]:
     x, kv, pages = torch.zeros(2, 8), torch.zeros(2, 1, 4), torch.zeros(2, 4, 1, 4)
     packed = ops.pack_int8(torch.zeros(20, 8))
-    packed_int4 = ops.pack_int4(blocks_int4(5, 2, "Q4_0"), "Q4_0")
+    packed_int4 = ops.pack_blocks(random_blocks(5, 2, "Q4_0"), "Q4_0")
     ones, longs = torch.ones(2), torch.zeros(2, dtype=torch.int64)
     return {
         "rms_norm: weight": lambda: ops.rms_norm(x, torch.ones(7), 1e-5),
@@ -82,8 +82,8 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "paged_attention: query_starts": lambda: _attend(query_starts=_ints(0, 3)),
         "paged_attention: context_lens": lambda: _attend(context_lens=_ints(9)),
         "linear_int8: packed": lambda: ops.linear_int8(torch.zeros(1, 40), packed, 20),
-        "linear_int4: packed": lambda: ops.linear_int4(torch.zeros(1, 65), packed_int4, 5),
-        "linear_int4: bias": lambda: ops.linear_int4(torch.zeros(1, 64), packed_int4, 5, torch.zeros(4)),
+        "linear_blocks: packed": lambda: ops.linear_blocks(torch.zeros(1, 65), packed_int4, 5),
+        "linear_blocks: bias": lambda: ops.linear_blocks(torch.zeros(1, 64), packed_int4, 5, torch.zeros(4)),
         "linear_int8: bias": lambda: ops.linear_int8(x, packed, 20, torch.zeros(19)),
         "sample: seeds": lambda: ops.sample(x, ones, longs[:1], longs),
     }

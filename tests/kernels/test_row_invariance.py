@@ -7,7 +7,7 @@ import torch
 
 from paceline.kernels import dispatch, ops
 from paceline.kernels.native import load
-from paceline.kernels.testing import attention_batch, blocks_int4
+from paceline.kernels.testing import attention_batch, random_blocks
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -67,9 +67,9 @@ def test_linear_int8(path: str, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "groups", "kind"), [(33, 2, "Q4_0"), (130, 18, "Q4_1"), (16, 48, "Q4_K")])
-def test_linear_int4(path: str, n: int, groups: int, kind: str) -> None:
-    packed, bias = ops.pack_int4(blocks_int4(n, groups, kind), kind), _draw(n)
-    _check_rows(lambda x: ops.linear_int4(x, packed, n, bias), _draw(101, 32 * groups - 3))
+def test_linear_blocks(path: str, n: int, groups: int, kind: str) -> None:
+    packed, bias = ops.pack_blocks(random_blocks(n, groups, kind), kind), _draw(n)
+    _check_rows(lambda x: ops.linear_blocks(x, packed, n, bias), _draw(101, 32 * groups - 3))
 
 
 def test_linear_int8_ignores_an_outlier_next_door(path: str) -> None:

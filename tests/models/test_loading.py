@@ -13,8 +13,8 @@ from tiny_models import located, make_gguf, make_llama
 
 from paceline.engine import plugins
 from paceline.engine.errors import BadModelFileError, ConfigError
-from paceline.engine.nn.load import Loader, find_model, load_model, open_weights
-from paceline.engine.nn.weights import BlockQuant, BlockSource, Quant
+from paceline.engine.nn.load import Loader, find_block_quants, find_model, load_model, open_weights
+from paceline.engine.nn.weights import BlockSource, Quant
 from paceline.engine.store.located import Located
 from paceline.engine.types import ModelConfig
 
@@ -109,8 +109,8 @@ def test_tiny_needs_no_files(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-@pytest.mark.parametrize("ggml_type", ["Q4_0", "Q4_1"])
-def test_four_bit_files_lose_nothing_but_activations(tmp_path: Path, kind: str, ggml_type: str) -> None:
+@pytest.mark.parametrize("ggml_type", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
+def test_files_of_blocks_lose_nothing_but_activations(tmp_path: Path, kind: str, ggml_type: str) -> None:
     path = make_gguf(tmp_path / "m.gguf", kind=kind, ggml_type=ggml_type)
     tokens = list(range(5, 45))
     exact, ours = all_logits(load(path, "float32"), tokens), all_logits(load(path, "auto"), tokens)
@@ -123,11 +123,10 @@ def test_matrices_of_different_kinds_stand_side_by_side(tmp_path: Path) -> None:
     four, eight = (make_gguf(tmp_path / f"{t}.gguf", kind="qwen2", ggml_type=t, **sizes) for t in ("Q4_1", "Q8_0"))
     mixed = MixedSource(*(cast(BlockSource, open_weights(located(path))) for path in (four, eight)))
     int8 = cast(Quant, plugins.load("engine.quant", "int8"))
-    int4 = cast(BlockQuant, plugins.load("engine.quant", "int4"))
     width = config_of(four).hidden_size
     x = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
     names = {name: mixed.shape(f"{name}.weight")[0] for name in (f"model.layers.0.self_attn.{p}_proj" for p in "qkv")}
-    with Loader(mixed, int8, "mixed", torch.device("cpu"), None, int4) as loader:
+    with Loader(mixed, int8, "mixed", torch.device("cpu"), None, find_block_quants(["Q4_1", "Q8_0"])) as loader:
         got = loader.linear(names, width, bias=True)(x)
     weight = torch.cat([mixed.read(f"{name}.weight") for name in names])
     bias = torch.cat([mixed.read(f"{name}.bias") for name in names])

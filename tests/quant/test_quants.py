@@ -9,7 +9,7 @@ from paceline.engine import plugins
 
 QUANTS = plugins.names("engine.quant")
 # Largest error over the largest output, fp32 weights drawn from a normal distribution.
-BOUNDS = {"none": 1e-6, "int8": 0.02, "int4": 0.2}
+BOUNDS = {"none": 1e-6, "int8": 0.02, "blocks": 0.2}
 SIZES = [(1, 1, 1), (1, 16, 32), (3, 17, 33), (8, 64, 100), (60, 63, 576)]
 
 
@@ -50,7 +50,7 @@ def test_joined_outputs_are_packed_as_each_by_itself(quant: ModuleType) -> None:
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-5 if quant.__name__.endswith("none") else 0)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["int8", "blocks"])
 def test_rows_do_not_depend_on_the_batch(name: str) -> None:
     quant = plugins.load("engine.quant", name)
     torch.manual_seed(6)

@@ -40,7 +40,7 @@ _SENTENCES = [
     "What is the capital of France? The capital of France is Paris.",
     "Please write a short story about a clever fox who learned to share bread with her neighbours in winter.",
 ]
-_GGUF_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "BF16": 30}
+_GGUF_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "BF16": 30}
 
 
 def make_llama(path: Path | str, *, architecture: str = "LlamaForCausalLM", **sizes: Any) -> Path:

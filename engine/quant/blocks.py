@@ -1,18 +1,20 @@
-"""Quant: 4-bit weights with a scale and a least value per 32 inputs, int8 activations. Row-invariant.
+"""Quant: weights of 4 to 6 bits as a GGUF file has them, int8 activations. Row-invariant.
 
-Weights that a file already holds in 4 bits are taken as they are: nothing is rounded a second time, and only the
-activations are quantised. Others lose more than the default allows itself, which a draft model may: it needs speed.
-The arithmetic and the layout in memory are those of ``kernels.linear_int4``.
+Nothing is rounded a second time: only the activations are quantised. Weights that are not in such blocks are rounded to
+four bits, and lose more than the default allows itself, which a draft model may: it needs speed. The arithmetic and the
+layout in memory are those of ``kernels.linear_blocks``.
 """
 
 import torch
 
-from ...kernels import ops
-from ...kernels.gguf_int4 import GROUP
-from ...kernels.gguf_int4 import KINDS as KINDS
+from ...kernels import gguf_blocks, ops
+from ...kernels.gguf_blocks import GROUP
 
-OP = "linear_int4"
+OP = "linear_blocks"
 """The op that multiplies."""
+
+KINDS = {kind: known.num_bytes for kind, known in gguf_blocks.KINDS.items()}
+"""Kinds of blocks that are taken as they are -> bytes of one."""
 
 
 def pack(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -28,12 +30,12 @@ def pack(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def pack_blocks(blocks: torch.Tensor, kind: str) -> tuple[torch.Tensor, ...]:
-    """Rows of GGUF blocks, uint8 [N, row bytes], of one of ``KINDS``; see ``ops.pack_int4``."""
-    return ops.pack_int4(blocks, kind)
+    """Rows of GGUF blocks, uint8 [N, row bytes], of one of ``KINDS``; see ``ops.pack_blocks``."""
+    return ops.pack_blocks(blocks, kind)
 
 
 def linear(
     x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x fp32 [T, K] -> fp32 [T, n]; see ``ops.linear_int4``."""
-    return ops.linear_int4(x, packed, n, bias)
+    """x fp32 [T, K] -> fp32 [T, n]; see ``ops.linear_blocks``."""
+    return ops.linear_blocks(x, packed, n, bias)
