@@ -45,7 +45,7 @@ class Decoder(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A step, as ``ops.paged_attention`` has it; pages by layer."""
+    """A step, as ``ops.paged_attention`` has it; pages by layer, in sequences that do not change from step to step."""
 
     positions: torch.Tensor
     slots: torch.Tensor

@@ -34,7 +34,7 @@ def status(url: str, timeout: float = 5.0) -> int:
         return 0
 
 
-def paceline_command(model: str, port: int, extra: Sequence[str] = ()) -> list[str]:
+def paceline_command(model: str, port: int | str, extra: Sequence[str] = ()) -> list[str]:
     """The command that serves ``model`` with the interpreter running this script."""
     return [str(Path(sys.executable).parent / "paceline"), "serve", model, "--port", str(port), *extra]
 

@@ -9,6 +9,8 @@ from ..core.plan import Row
 from ..nn.model import Batch
 from .state import Fed, RequestTable
 
+_CPU = torch.device("cpu")
+
 
 def pack(
     rows: Sequence[Fed], table: RequestTable, block_size: int, device: torch.device | str = "cpu"
@@ -54,4 +56,5 @@ def _bend(positions: np.ndarray, parents: np.ndarray, row: Row, end: int) -> Non
 
 
 def _tensor(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    return torch.from_numpy(array).to(device)
+    made = torch.from_numpy(array)
+    return made if device == _CPU else made.to(device)

@@ -73,6 +73,16 @@ class Packed:
             decoder.head_size**-0.5,
         )  # fmt: skip
         self.hidden_size = hidden
+        self._pages: list[Sequence[torch.Tensor]] = [(), ()]
+        self._page_addresses: list[ctypes.Array[ctypes.c_void_p]] = []
+
+    def addresses(self, rows: Rows) -> list[int]:
+        """Of the arrays that point to the pages of all layers, of k and of v; made anew where pages are others."""
+        if rows.k_pages is not self._pages[0] or rows.v_pages is not self._pages[1]:
+            both = [rows.k_pages, rows.v_pages]
+            self._page_addresses = [_addresses(pages, rows.k_pages[0], self.decoder) for pages in both]
+            self._pages = both
+        return [ctypes.addressof(array) for array in self._page_addresses]
 
     def _products(self, products: tuple[Product, ...]) -> "ctypes.Array[_Product]":
         made = (_Product * len(products))()
@@ -114,14 +124,11 @@ def run(packed: Packed, rows: Rows, x: torch.Tensor, residual: torch.Tensor, fir
         tensors.int32(rows.positions), tensors.int32(rows.slots), tensors.int32(rows.block_tables),
         tensors.int32(rows.query_starts), tensors.int32(rows.context_lens),
         None if rows.parents is None else tensors.int32(rows.parents),
-        ctypes.addressof(k := _addresses(rows.k_pages, pages, decoder)),
-        ctypes.addressof(v := _addresses(rows.v_pages, pages, decoder)),
-        num_tokens, num_rows, block_size, num_blocks, max_blocks, tensors.PAGES[pages.dtype],
+        *packed.addresses(rows), num_tokens, num_rows, block_size, num_blocks, max_blocks, tensors.PAGES[pages.dtype],
     )  # fmt: skip
     bad = _decoder_layers(
         ctypes.addressof(packed.native), ctypes.addressof(native), tensors.fp32(x), tensors.fp32(residual), first, last
     )
-    del k, v  # they had to live until here
     if bad:
         op, place = divmod(bad, _REFUSED)
         raise IndexError(f"decoder_layers: {_OPS[op]} refuses entry {place - 1} of its positions, slots or rows")
