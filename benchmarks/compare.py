@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
     add("--concurrency", default="1,8,32,64", help="clients, comma separated (default %(default)s)")
     add("--prefill", default="512,2048", help="tokens of a prompt whose answer is one token (default %(default)s)")
     add("--repeats", type=int, default=3, help="rounds (default %(default)s)")
-    add("--requests", type=int, default=0, help="a round (default: two a client, at least 4)")
+    add("--requests", type=int, default=0, help="a round (default: one a client, at least 4)")
     add("--max-tokens", type=int, default=96)
     add("--data", type=Path, help="texts for the prompts: a .jsonl file or a folder of them (default: our own few)")
     add("-s", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="config override for ours")
@@ -100,7 +100,7 @@ def work_for(case: Case, turn: int, words: Sequence[str], args: argparse.Namespa
     """New prompts for each round and case."""
     rng = random.Random(f"{turn} {case.kind} {case.level}")
     if case.kind == "generate":
-        count, length, max_tokens, clients = args.requests or max(4, 2 * case.level), 80, args.max_tokens, case.level
+        count, length, max_tokens, clients = args.requests or max(4, case.level), 80, args.max_tokens, case.level
     else:
         count, length, max_tokens, clients = args.requests or 3, round(case.level * WORDS_PER_TOKEN), 1, 1
     prompts = [f"{rng.randrange(10**6)} " + " ".join(rng.choices(words, k=length)) for _ in range(count)]
