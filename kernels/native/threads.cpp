@@ -20,6 +20,7 @@ namespace pl {
 namespace {
 
 constexpr auto kSpin = std::chrono::microseconds(50);
+constexpr int kSpins = 2000;  // of a caller that waits for the others: about as long
 constexpr int64_t kPiecesPerThread = 4;  // a thread that loses its core delays the others by one piece at most
 
 inline void relax() {
@@ -61,12 +62,7 @@ class Pool {
         }
         while (work_on_one()) {
         }
-        for (int spins = 0; done_.load(std::memory_order_acquire) < pieces; ++spins) {
-            if (spins < 2000)
-                relax();
-            else
-                std::this_thread::yield();
-        }
+        wait_for(pieces);
     }
 
     // The threads did not survive a fork: forget them; they start again when there is work.
@@ -74,6 +70,7 @@ class Pool {
         new (&caller_) std::mutex;
         new (&sleep_) std::mutex;
         new (&wake_) std::condition_variable;
+        new (&finished_) std::condition_variable;
         new (&threads_) std::vector<std::thread>;
         asleep_ = 0;
     }
@@ -102,10 +99,27 @@ class Pool {
             if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
             const int64_t piece = ticket & 0xfffff, pieces = ticket >> 20 & 0xfffff;
             work_(context_, count_ * piece / pieces, count_ * (piece + 1) / pieces);
-            done_.fetch_add(1, std::memory_order_release);
+            if (done_.fetch_add(1) + 1 == pieces && waiting_.load()) {  // sequentially consistent, as in wait_for
+                { std::lock_guard<std::mutex> hold(sleep_); }
+                finished_.notify_one();
+            }
             return true;
         }
         return false;
+    }
+
+    // Until the others have done their last pieces. One that lost its core may need long, and then this thread sleeps rather
+    // than yields: who yields may hand its core to a process of the lowest priority until the next tick of the clock, who is
+    // woken takes it back at once.
+    void wait_for(int64_t pieces) {
+        for (int spins = 0; spins < kSpins; ++spins) {
+            if (done_.load(std::memory_order_acquire) == pieces) return;
+            relax();
+        }
+        std::unique_lock<std::mutex> hold(sleep_);
+        waiting_ = true;
+        finished_.wait(hold, [this, pieces] { return done_.load() == pieces; });
+        waiting_ = false;
     }
 
     void serve() {
@@ -127,9 +141,9 @@ class Pool {
     }
 
     std::mutex caller_, sleep_;
-    std::condition_variable wake_;
+    std::condition_variable wake_, finished_;
     std::vector<std::thread> threads_;
-    std::atomic<bool> stopping_{false};
+    std::atomic<bool> stopping_{false}, waiting_{false};
     std::atomic<int> asleep_{0};
     int64_t size_ = 1;
     void (*work_)(void*, int64_t, int64_t) = nullptr;
