@@ -459,5 +459,6 @@ class SchedulerActor(Actor):
 
 
 _POLICIES = (
-    "max_num_seqs", "max_num_batched_tokens", "max_in_flight", "policy", "max_queued_requests", "max_queued_tokens",
+    "max_num_seqs", "max_num_batched_tokens", "prompt_stretch", "max_in_flight", "policy", "max_queued_requests",
+    "max_queued_tokens",
 )  # fmt: skip

@@ -72,6 +72,9 @@ class Scheduler(Section, frozen=True):
     """Most requests running at once."""
     max_num_batched_tokens: int = 256
     """Token budget of a step; a longer prompt is computed in chunks."""
+    prompt_stretch: float = 2.5
+    """A step takes no more prompt tokens than make it this many times as long as one without, while at least as many
+    requests stream as prompts wait; 0 = as many as the budget has."""
     max_in_flight: int = 2
     """Plans sent to the target before the first one's result is needed."""
     policy: Literal["fcfs", "priority"] = "fcfs"
@@ -155,6 +158,7 @@ _LEAST: dict[str, float] = {
     "server.requests_per_minute_per_key": 0,
     "scheduler.max_num_seqs": 1,
     "scheduler.max_num_batched_tokens": 1,
+    "scheduler.prompt_stretch": 0,
     "scheduler.max_in_flight": 1,
     "scheduler.max_queued_requests": 1,
     "scheduler.max_queued_tokens": 0,

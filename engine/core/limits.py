@@ -37,6 +37,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Longest prompt + output."""
     vocab_size: int
     """Width of the logits: the bound of every token id."""
+    prompt_stretch: float = 0.0
+    """How many times as long as without prompts a step may take for them; 0 = as long as they need."""
     draft_trees: bool = True
     """Verify trees of drafts as trees; else the chain of first children."""
     policy: Literal["fcfs", "priority"] = "fcfs"
@@ -51,8 +53,9 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
                      "max_model_len", "vocab_size", "max_queued_requests"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
-        if self.max_queued_tokens < 0:
-            raise ValueError(f"max_queued_tokens = {self.max_queued_tokens}: must be at least 0")
+        for name in ("max_queued_tokens", "prompt_stretch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 0")
 
     @property
     def queued_token_limit(self) -> int:

@@ -9,6 +9,7 @@ from ..types import RequestId
 from . import policy
 from .drafts import Left, advance, cut
 from .limits import CoreConfig
+from .pace import Pace
 from .plan import DraftDepth, NewRequest, Row
 from .request import Request, State
 from .running import Running
@@ -22,11 +23,12 @@ _NOTHING = Left([], None, None)
 class Step:
     """A plan while it is being made: ``requests`` run parallel to ``rows``."""
 
-    __slots__ = ("budget", "draft_blocks", "draft_budget", "new", "number", "requests", "rows")
+    __slots__ = ("budget", "draft_blocks", "draft_budget", "new", "number", "prompt_budget", "requests", "rows")
 
     def __init__(self, number: int, budget: int) -> None:
         self.number = number
         self.budget = budget
+        self.prompt_budget = budget
         self.draft_budget = 0
         self.draft_blocks = 0
         self.new: list[NewRequest] = []
@@ -37,7 +39,7 @@ class Step:
 class Planner:
     """Makes steps from those who run and those who wait. It shares their state with ``Scheduler``, its only caller."""
 
-    __slots__ = ("_config", "_counters", "_requests", "_running", "_tables", "_waiting")
+    __slots__ = ("_config", "_counters", "_pace", "_requests", "_running", "_tables", "_waiting")
 
     def __init__(
         self,
@@ -46,8 +48,10 @@ class Planner:
         waiting: WaitingRoom,
         running: Running,
         counters: Counters,
+        pace: Pace,
     ) -> None:
         self._config = config
+        self._pace = pace
         self._requests = requests
         self._waiting = waiting
         self._running = running
@@ -57,6 +61,10 @@ class Planner:
     def plan(self, number: int, now: float, depth: DraftDepth) -> Step:
         """The next step, its blocks taken and its requests marked; without rows when nothing can go now."""
         step = Step(number, self._config.max_num_batched_tokens)
+        num_prompts = len(self._running.prefilling) + len(self._waiting.queue)
+        if num_prompts:
+            least, num_decoding = self._config.block_size, len(self._running.decoding)
+            step.prompt_budget = self._pace.prompt_budget(step.budget, least, num_decoding, num_prompts)
         self._make_room()
         if depth:
             running, tables = self._running, self._tables
@@ -164,7 +172,7 @@ class Planner:
     def _plan_chunk(self, step: Step, request: Request) -> None:
         """As much of the known tokens as budget and free blocks allow."""
         tables, start, known = self._tables, request.num_planned, request.num_known
-        num = min(known - start, step.budget, tables.most_slots(request) - start)
+        num = min(known - start, step.budget, step.prompt_budget, tables.most_slots(request) - start)
         if num <= 0:
             return
         num_blocks, end = len(request.blocks), start + num
@@ -173,6 +181,7 @@ class Planner:
         step.rows.append(Row(request.request_id, request.epoch, start, num, num_blocks, new, yields))
         step.requests.append(request)
         step.budget -= num
+        step.prompt_budget -= num
         request.num_planned = end
         request.last_step = step.number
         if end == known:
@@ -184,7 +193,7 @@ class Planner:
     def _admit(self, step: Step, now: float) -> None:
         """Requests from the queue, strictly in order: the first that does not fit holds up the rest."""
         tables, queue = self._tables, self._waiting.queue
-        while queue and step.budget > 0 and len(self._running) < self._config.max_num_seqs:
+        while queue and step.budget > 0 and step.prompt_budget > 0 and len(self._running) < self._config.max_num_seqs:
             request = queue[0]
             parent = self._requests.get(request.fork_of) if request.fork_of is not None else None
             shared = tables.find(request, parent)

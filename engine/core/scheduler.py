@@ -11,6 +11,7 @@ from ..errors import ActorError, InvalidRequestError, UnavailableError
 from ..types import ErrorInfo, FinishReason, RequestId, SamplingParams
 from .drafts import advance, is_sound
 from .limits import CoreConfig, check_request
+from .pace import Pace
 from .plan import DraftDepth, Drafts, RequestOutput, Row, RowResult, StepPlan, StepResult, TokenLogprobs, is_path
 from .planner import Planner
 from .request import ENDED_EPOCH, Request, State
@@ -33,7 +34,8 @@ class Scheduler:
         self._running = Running(config)
         self._tables = self._running.tables
         self._counters = Counters()
-        self._planner = Planner(config, self._requests, self._waiting, self._running, self._counters)
+        self._pace = Pace(config.prompt_stretch)
+        self._planner = Planner(config, self._requests, self._waiting, self._running, self._counters, self._pace)
         self._outputs: list[RequestOutput] = []
         self._next_step = 0
         self._num_added = 0
@@ -198,6 +200,7 @@ class Scheduler:
                 f"but step {oldest} with {len(opened.rows)} rows is next; restart the target"
             )
         del self._running.open[oldest]
+        self._pace.observe(sum(row.num_tokens - 1 for row in opened.rows), result.elapsed_s)
         if result.elapsed_s > 0:
             self._step_s += (result.elapsed_s - self._step_s) * (0.1 if self._step_s else 1.0)
         outputs: list[RequestOutput] = []
