@@ -18,7 +18,7 @@ import shlex
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +112,10 @@ def speed(case: Case, done: Done) -> float:
     return (done.output_tokens if case.kind == "generate" else done.prompt_tokens) / done.seconds
 
 
-def measure(engines: list[Contestant], cases: list[Case], args: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(
+    engines: list[Contestant], cases: list[Case], args: argparse.Namespace, keep: Callable[[list[dict[str, Any]]], None]
+) -> list[dict[str, Any]]:
+    """Rows of all cases and engines; ``keep`` is given those there are after each case."""
     words = " ".join(read_prompts(args.data)).split()
     rows: list[dict[str, Any]] = []
     for case in cases:
@@ -130,6 +133,7 @@ def measure(engines: list[Contestant], cases: list[Case], args: argparse.Namespa
                 speeds[engine.name].append(speed(case, done))
         rows += [row(case, name, speeds) for name in speeds]
         print_case(rows[-len(engines) :], idle_s / busy_s, first=len(rows) == len(engines))
+        keep(rows)
     return rows
 
 
@@ -163,6 +167,12 @@ def print_case(rows: list[dict[str, Any]], idle: float, *, first: bool) -> None:
     print(f"  idle engines took {idle:.1%} of a core", flush=True)
 
 
+def write(args: argparse.Namespace, ready: dict[str, float], rows: list[dict[str, Any]]) -> None:
+    """After every case: a run of many cases may be ended early."""
+    if args.out:
+        save(args.out, {"model": args.model, "ready_s": ready, "rows": rows}, quiet=True)
+
+
 def main() -> None:
     args = arguments()
     exit_on_sigterm()
@@ -175,14 +185,12 @@ def main() -> None:
             for i, engine in enumerate(engines):
                 ready[engine.name] = engine.start(Path(folder) / f"{i}.log")
                 print(f"{engine.name}: ready after {ready[engine.name]:.1f} s", flush=True)
-            rows = measure(engines, cases, args)
+            rows = measure(engines, cases, args, lambda rows: write(args, ready, rows))
         except RuntimeError as e:
             raise SystemExit(str(e)) from None
         finally:
             for engine in engines:
                 engine.stop()
-    if args.out:
-        save(args.out, {"model": args.model, "ready_s": ready, "rows": rows})
     if args.plot:
         series: dict[str, list[tuple[float, float]]] = {}
         for found in rows:

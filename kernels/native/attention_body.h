@@ -36,7 +36,7 @@ static Work make_work(const Attention& a, const Task& task) {
     return w;
 }
 
-// Where the keys and values of a span's slots are, on their way to the cache; slots outside first..end-1 point to zeros.
+// Where the keys and values of a span's slots are; slots outside first..end-1 point to zeros.
 template <class T>
 struct Rows {
     const T* keys[kSpan];
@@ -68,10 +68,6 @@ struct Rows {
                 const int64_t at = ((table[block] * a.block_size + offset) * a.k_heads + head) * a.head_size;
                 keys[i] = static_cast<const T*>(a.k_pages) + at;
                 values[i] = static_cast<const T*>(a.v_pages) + at;
-                for (int64_t d = 0; d < a.head_size; d += static_cast<int64_t>(64 / sizeof(T))) {
-                    __builtin_prefetch(keys[i] + d);
-                    __builtin_prefetch(values[i] + d);
-                }
             }
             if (++offset == a.block_size) {
                 ++block;
@@ -105,11 +101,21 @@ static inline void put_keys(const F* column, float* keys, const uint16_t*) {
     }
 }
 
+// A cache line of each of W rows of the next span, if there is one: a few at a time, between other work, because a core has
+// only so many loads from memory under way and waits once they are taken.
 template <class T>
-static void transpose_keys(const Attention& a, const Work& w, const Rows<T>& rows) {
+static inline void fetch_lines(const T* const* next, int64_t i, int64_t d) {
+    constexpr int64_t line = 64 / sizeof(T);
+    if (next != nullptr && d % line == 0)
+        for (int j = 0; j < W; ++j) __builtin_prefetch(next[i + j] + d);
+}
+
+template <class T>
+static void transpose_keys(const Attention& a, const Work& w, const Rows<T>& rows, const T* const* next) {
     constexpr int64_t step = 4 * W / sizeof(T);
     for (int64_t i = 0; i < kSpan; i += W)
         for (int64_t d = 0; d < a.head_size; d += step) {
+            fetch_lines(next, i, d);
             F column[W];
             for (int j = 0; j < W; ++j) column[j] = words(rows.keys[i + j], d, a.head_size);
             transpose(column);
@@ -196,9 +202,22 @@ static void weigh(const Attention& a, const Work& w, int64_t query, int64_t base
     store(w.totals + query * W, total);
 }
 
+// 2 W numbers in a row into those at even and those at odd places, and back.
+static inline void part(const float* from, F* to) {
+    const F a = load<F>(from), b = load<F>(from + W);
+    to[0] = __builtin_shuffle(a, b, lane_ids() * 2);
+    to[1] = __builtin_shuffle(a, b, lane_ids() * 2 + 1);
+}
+
+static inline void join(const F* from, float* to) {
+    const I lane = lane_ids(), first = lane / 2 + (lane & 1) * W;
+    store(to, __builtin_shuffle(from[0], from[1], first));
+    store(to + W, __builtin_shuffle(from[0], from[1], first + W / 2));
+}
+
 // Adds weighted values of span slots from..to-1 to COUNT query vectors of one token, slot by slot. Rows have `size` elements.
-template <int COUNT, class T>
-static inline void mix(const Work& w, const T* const* values, int64_t size, int64_t query, int64_t from, int64_t to) {
+template <int COUNT>
+static inline void mix(const Work& w, const float* const* values, int64_t size, int64_t query, int64_t from, int64_t to) {
     const float* weights = w.scores + query * kSpan;
     float* sums = w.sums + query * w.padded;
     for (int64_t d = 0; d < w.padded; d += 2 * W) {
@@ -220,6 +239,29 @@ static inline void mix(const Work& w, const T* const* values, int64_t size, int6
     }
 }
 
+// The same from values where they are. Two bf16 are one word, so numbers at even and at odd places are summed apart.
+template <int COUNT>
+static inline void mix(const Work& w, const uint16_t* const* values, int64_t size, int64_t query, int64_t from, int64_t to) {
+    const float* weights = w.scores + query * kSpan;
+    float* sums = w.sums + query * w.padded;
+    for (int64_t d = 0; d < w.padded; d += 2 * W) {
+        F s[COUNT][2];
+        for (int c = 0; c < COUNT; ++c) part(sums + c * w.padded + d, s[c]);
+        for (int64_t j = from; j < to; ++j) {
+            const U pairs = (U)words(values[j], d, size);
+            F even = (F)(pairs << 16), odd = (F)(pairs & 0xffff0000u);
+            keep(even);
+            keep(odd);
+            for (int c = 0; c < COUNT; ++c) {
+                const F p = splat(weights[c * kSpan + j]);
+                s[c][0] = fma(p, even, s[c][0]);
+                s[c][1] = fma(p, odd, s[c][1]);
+            }
+        }
+        for (int c = 0; c < COUNT; ++c) join(s[c], sums + c * w.padded + d);
+    }
+}
+
 template <class T>
 static void mix_token(const Work& w, const T* const* values, int64_t size, int64_t query, int64_t from, int64_t to) {
     int64_t c = 0;
@@ -232,20 +274,32 @@ static void mix_token(const Work& w, const T* const* values, int64_t size, int64
     }
 }
 
-// The span at `base` for tokens t..last-1 of a task.
+// Part g of `parts` of a span's values.
+template <class T>
+static inline void fetch_values(const Attention& a, const Rows<T>& rows, int64_t g, int64_t parts) {
+    constexpr int64_t line = 64 / sizeof(T);
+    for (int64_t i = kSpan * g / parts; i < kSpan * (g + 1) / parts; ++i)
+        for (int64_t d = 0; d < a.head_size; d += line) __builtin_prefetch(rows.values[i] + d);
+}
+
+// The span at `base` for tokens t..last-1 of a task, while the one behind it comes from memory.
 template <class T>
 static void attend_span(const Attention& a, const Work& w, const Task& task, int64_t head, int64_t base,
-                        const Rows<T>& rows, const Sight* seen, int64_t t, int64_t last) {
-    transpose_keys(a, w, rows);
+                        const Rows<T>& rows, const Rows<T>* next, const Sight* seen, int64_t t, int64_t last) {
+    transpose_keys(a, w, rows, next == nullptr ? nullptr : next->keys);
     score_all(a, w, task, head, t, last);
     const float* wide[kSpan];
+    const int64_t first = t;
     const bool alone = last - t == 1;  // a lone token reads the values where they are: the same numbers
     if (!alone) widen_values(a, w, rows, wide);
     for (; t < last; ++t) {
         const int64_t from = seen[t].first > base ? seen[t].first - base : 0;
         const int64_t to = seen[t].end - base < kSpan ? seen[t].end - base : kSpan;
         if (from >= to) continue;
-        for (int64_t g = 0; g < w.group; ++g) weigh(a, w, t * w.group + g, base, seen[t]);
+        for (int64_t g = 0; g < w.group; ++g) {
+            weigh(a, w, t * w.group + g, base, seen[t]);
+            if (next != nullptr && t == first) fetch_values(a, *next, g, w.group);
+        }
         if (alone)
             mix_token(w, rows.values, a.head_size, t * w.group, from, to);
         else
@@ -263,7 +317,7 @@ static void attend_path(const Attention& a, const Work& w, const Task& task, int
     for (int64_t i = size - 1; i >= 0; --i, token = a.parents[token])
         path[i] = static_cast<int32_t>(slot_of(a, task.row, token));
     for (; base < seen[t].end; base += kSpan)
-        attend_span(a, w, task, head, base, Rows<T>(a, w, task, head, base, seen[t], path), seen, t, t + 1);
+        attend_span<T>(a, w, task, head, base, Rows<T>(a, w, task, head, base, seen[t], path), nullptr, seen, t, t + 1);
 }
 
 template <class T>
@@ -281,8 +335,9 @@ static void attend_spans(const Attention& a, const Work& w, const Task& task, in
     int64_t base = first / kSpan * kSpan;
     if (base < end) rows[0] = Rows<T>(a, w, task.row, head, base, first, end);
     for (int turn = 0; base < end; base += kSpan, turn ^= 1) {
-        if (base + kSpan < end) rows[turn ^ 1] = Rows<T>(a, w, task.row, head, base + kSpan, first, end);
-        attend_span(a, w, task, head, base, rows[turn], seen, 0, task.count);
+        const bool more = base + kSpan < end;
+        if (more) rows[turn ^ 1] = Rows<T>(a, w, task.row, head, base + kSpan, first, end);
+        attend_span(a, w, task, head, base, rows[turn], more ? &rows[turn ^ 1] : nullptr, seen, 0, task.count);
     }
     for (int64_t t = 0; forks && t < task.count; ++t) {
         const int64_t own = seen[t].first / kSpan * kSpan;
