@@ -73,8 +73,8 @@ class Scheduler(Section, frozen=True):
     max_num_batched_tokens: int = 256
     """Token budget of a step; a longer prompt is computed in chunks."""
     prompt_stretch: float = 2.5
-    """A step takes no more prompt tokens than make it this many times as long as one without, while at least as many
-    requests stream as prompts wait; 0 = as many as the budget has."""
+    """A step takes no more prompt tokens than make it this many times as long as one without, where one prompt waits
+    beside four streams or more; the more wait, the more they get. 0 = as many as the budget has."""
     max_in_flight: int = 2
     """Plans sent to the target before the first one's result is needed."""
     policy: Literal["fcfs", "priority"] = "fcfs"

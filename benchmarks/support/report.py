@@ -88,7 +88,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit,
-        "command": " ".join(sys.argv),
+        "command": " ".join(Path(part).name if os.sep in part else part for part in sys.argv),
     }
 
 

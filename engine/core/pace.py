@@ -1,12 +1,14 @@
 """How many prompt tokens a step may take beside running streams, so that these do not stutter. Times are told to it."""
 
 _NEW = 0.2  # weight of the latest step in a mean
+_WEIGHT = 4  # streams that one waiting prompt outweighs
 
 
 class Pace:
     """Knows what a step takes without prompts, and what each prompt token adds; from the answers to earlier steps.
 
-    ``stretch``: how many times as long as a step without prompts one with them may take; 0 = as long as it likes.
+    ``stretch``: how many times as long as a step without prompts one with them may take while few prompts wait, one for
+    four streams at most; the more wait, the more they get. 0 = as long as it likes.
     """
 
     __slots__ = ("_plain_s", "_stretch", "_token_s")
@@ -26,15 +28,11 @@ class Pace:
             self._token_s = _mean(self._token_s, max(0.0, elapsed_s - self._plain_s) / num_prompt_tokens)
 
     def prompt_budget(self, most: int, least: int, num_decoding: int, num_prompts: int) -> int:
-        """Prompt tokens of the next step, ``least`` to ``most``.
-
-        All of ``most`` while more prompts wait than requests stream: then those who wait are the ones to be spared.
-        """
-        known = self._stretch and self._token_s and self._plain_s
-        if not known or num_decoding < num_prompts:
+        """Prompt tokens of the next step, ``least`` to ``most``."""
+        if not (self._stretch and self._token_s and self._plain_s and num_decoding):
             return most
-        fits = int((self._stretch - 1) * self._plain_s / self._token_s)
-        return min(most, max(least, fits))
+        extra_s = (self._stretch - 1) * self._plain_s * max(1.0, _WEIGHT * num_prompts / num_decoding)
+        return int(min(most, max(least, extra_s / self._token_s)))
 
 
 def _mean(old: float, new: float) -> float:

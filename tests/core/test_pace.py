@@ -20,15 +20,21 @@ def told(stretch: float) -> Pace:
 
 @pytest.mark.parametrize(("stretch", "tokens"), [(2.5, 15), (2.0, 10), (1.0, 4), (0.5, 4), (50.0, 256)])
 def test_a_step_is_stretched_so_far_and_no_further(stretch: float, tokens: int) -> None:
-    assert told(stretch).prompt_budget(256, 4, num_decoding=2, num_prompts=1) == tokens
+    assert told(stretch).prompt_budget(256, 4, num_decoding=4, num_prompts=1) == tokens
+    assert told(stretch).prompt_budget(256, 4, num_decoding=16, num_prompts=1) == tokens
 
 
-def test_no_bound_without_a_stretch_or_before_anything_is_known_or_where_more_wait_than_stream() -> None:
+def test_the_more_prompts_wait_the_more_they_get() -> None:
+    found = [told(2.5).prompt_budget(256, 4, num_decoding=4, num_prompts=num) for num in (1, 2, 4, 8, 100)]
+    assert found == [15, 30, 60, 120, 256]
+
+
+def test_no_bound_without_a_stretch_or_a_stream_or_before_anything_is_known() -> None:
     assert told(0.0).prompt_budget(256, 4, 2, 1) == 256
+    assert told(2.5).prompt_budget(256, 4, 0, 1) == 256
     fresh = Pace(2.5)
     fresh.observe(100, STEP_S)
     assert fresh.prompt_budget(256, 4, 2, 1) == 256
-    assert told(2.5).prompt_budget(256, 4, num_decoding=1, num_prompts=2) == 256
 
 
 def test_costs_are_followed_and_a_clock_that_stands_still_is_ignored() -> None:
@@ -37,7 +43,7 @@ def test_costs_are_followed_and_a_clock_that_stands_still_is_ignored() -> None:
         pace.observe(0, 0.0)
         pace.observe(0, 4 * STEP_S)
         pace.observe(20, 4 * STEP_S + 20 * TOKEN_S)
-    assert 55 <= pace.prompt_budget(256, 4, 2, 1) <= 60
+    assert 55 <= pace.prompt_budget(256, 4, 4, 1) <= 60
 
 
 def chunks(stretch: float) -> list[int]:
@@ -72,4 +78,4 @@ def test_a_long_prompt_goes_in_smaller_chunks_beside_a_stream() -> None:
     assert chunks(0.0) == [200]
     bounded = chunks(2.5)
     assert sum(bounded) == 200
-    assert all(10 <= num <= 16 for num in bounded[:-1])
+    assert all(40 <= num <= 64 for num in bounded[:-1])  # one prompt beside one stream: four times 15
