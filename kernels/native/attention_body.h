@@ -203,6 +203,7 @@ static void weigh(const Attention& a, const Work& w, int64_t query, int64_t base
 }
 
 // 2 W numbers in a row into those at even and those at odd places, and back.
+#if PL_ISA > 0
 static inline void part(const float* from, F* to) {
     const F a = load<F>(from), b = load<F>(from + W);
     to[0] = __builtin_shuffle(a, b, lane_ids() * 2);
@@ -214,6 +215,15 @@ static inline void join(const F* from, float* to) {
     store(to, __builtin_shuffle(from[0], from[1], first));
     store(to + W, __builtin_shuffle(from[0], from[1], first + W / 2));
 }
+#else  // for compilers without that word
+static inline void part(const float* from, F* to) {
+    for (int i = 0; i < 2 * W; ++i) to[i % 2][i / 2] = from[i];
+}
+
+static inline void join(const F* from, float* to) {
+    for (int i = 0; i < 2 * W; ++i) to[i] = from[i % 2][i / 2];
+}
+#endif
 
 // Adds weighted values of span slots from..to-1 to COUNT query vectors of one token, slot by slot. Rows have `size` elements.
 template <int COUNT>
