@@ -186,6 +186,8 @@ def main() -> None:
                 ready[engine.name] = engine.start(Path(folder) / f"{i}.log")
                 print(f"{engine.name}: ready after {ready[engine.name]:.1f} s", flush=True)
             rows = measure(engines, cases, args, lambda rows: write(args, ready, rows))
+        except FileNotFoundError as e:
+            raise SystemExit(f"{e.filename}: no such program; give the path of an installed one") from None
         except RuntimeError as e:
             raise SystemExit(str(e)) from None
         finally:

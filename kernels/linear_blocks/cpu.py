@@ -33,11 +33,7 @@ def run(x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.T
     shape = weights.shape
     if len(shape) != 3 or shape[0] * OUTPUTS < n or shape[1] != -(-k // GROUP) or shape[2] not in BITS:
         raise tensors.misfit("linear_blocks", "packed", weights, x)
-    add = 0
-    if bias is not None:
-        if bias.numel() != n:
-            raise tensors.misfit("linear_blocks", "bias", bias, weights)
-        add = tensors.fp32(bias)
+    add = tensors.bias("linear_blocks", bias, n, weights)
     out = torch.empty(num_tokens, n)
     _linear(tensors.fp32(x), weights.data_ptr(), add, out.data_ptr(), num_tokens, n, k, BITS[shape[2]])
     return out

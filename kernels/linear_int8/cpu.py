@@ -45,11 +45,7 @@ def run(x: torch.Tensor, packed: tuple[torch.Tensor, ...], n: int, bias: torch.T
     shape = codes.shape
     if len(shape) != 5 or shape[0] * OUTPUTS < n or shape[1] != -(-k // GROUP) or codes.dtype is not torch.uint8:
         raise tensors.misfit("linear_int8", "packed", codes, x)
-    add = 0
-    if bias is not None:
-        if bias.numel() != n:
-            raise tensors.misfit("linear_int8", "bias", bias, codes)
-        add = tensors.fp32(bias)
+    add = tensors.bias("linear_int8", bias, n, codes)
     out = torch.empty(num_tokens, n)
     _linear(tensors.fp32(x), codes.data_ptr(), scales.data_ptr(), add, out.data_ptr(), num_tokens, n, k)
     return out

@@ -32,6 +32,15 @@ def int64(x: torch.Tensor) -> int:
     return x.data_ptr()
 
 
+def bias(op: str, given: torch.Tensor | None, n: int, beside: torch.Tensor) -> int:
+    """Address of a bias fp32 [n] of ``op``, 0 for none."""
+    if given is None:
+        return 0
+    if given.numel() != n:
+        raise misfit(op, "bias", given, beside)
+    return fp32(given)
+
+
 def misfit(op: str, name: str, given: torch.Tensor, beside: torch.Tensor) -> ValueError:
     """The error for an argument that does not fit another one."""
     return ValueError(

@@ -28,3 +28,12 @@ def native() -> None:
     """For tests of the native library alone."""
     if reason := load.why_not("cpu"):
         pytest.skip(reason)
+
+
+@pytest.fixture(params=["reference", "native"])
+def either(request: pytest.FixtureRequest) -> None:
+    """The reference, then the native library."""
+    if request.param == "reference":
+        dispatch.configure(native=False)
+    elif reason := load.why_not("cpu"):
+        pytest.skip(reason)

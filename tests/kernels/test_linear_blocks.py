@@ -4,19 +4,10 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, dequantize
 
-from paceline.kernels import dispatch, gguf_blocks, ops
-from paceline.kernels.native import load
+from paceline.kernels import gguf_blocks, ops
 from paceline.kernels.testing import random_blocks
 
 KINDS = sorted(gguf_blocks.KINDS)
-
-
-@pytest.fixture(params=["reference", "native"])
-def either(request: pytest.FixtureRequest) -> None:
-    if request.param == "reference":
-        dispatch.configure(native=False)
-    elif reason := load.why_not("cpu"):
-        pytest.skip(reason)
 
 
 def _draw(*shape: int) -> torch.Tensor:

@@ -4,16 +4,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, dequantize
 
-from paceline.kernels import dispatch, ops
-from paceline.kernels.native import load
-
-
-@pytest.fixture(params=["reference", "native"])
-def either(request: pytest.FixtureRequest) -> None:
-    if request.param == "reference":
-        dispatch.configure(native=False)
-    elif reason := load.why_not("cpu"):
-        pytest.skip(reason)
+from paceline.kernels import ops
 
 
 def _draw(*shape: int) -> torch.Tensor:
