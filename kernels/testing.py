@@ -172,8 +172,15 @@ def _paged_attention() -> Iterator[Case]:
                         yield Case(f"{name} {kind} {dtype} window {window} cap {soft_cap}", make)
 
 
+_LINEAR_SIZES = [
+    *[(2, 16, 32), (5, 50, 64), (7, 33, 100), (8, 48, 60), (3, 576, 576)],
+    *[(100, 70, 96), (21, 40, 100), (29, 33, 64)],  # enough tokens for the matrix unit, its last tile not full
+]
+"""Tokens, outputs and inputs."""
+
+
 def _linear_int8() -> Iterator[Case]:
-    sizes = [(0, 5, 7), (1, 1, 1), (2, 16, 32), (5, 50, 64), (7, 33, 100), (8, 48, 60), (100, 70, 96), (3, 576, 576)]
+    sizes = [(0, 5, 7), (1, 1, 1), *_LINEAR_SIZES]
     for t, n, k in sizes:
         yield Case(f"{t}x{n}x{k}", lambda t=t, n=n, k=k: (_draw(t, k), _draw(n, k), n, None))
         yield Case(f"{t}x{n}x{k}+bias", lambda t=t, n=n, k=k: (_draw(t, k) * 30, _draw(n, k), n, _draw(n)))
@@ -198,7 +205,7 @@ def random_blocks(n: int, num_groups: int, kind: str, seed: int = 0) -> torch.Te
 
 
 def _linear_blocks() -> Iterator[Case]:
-    sizes = [(0, 5, 32), (1, 1, 1), (2, 16, 32), (5, 50, 64), (7, 33, 100), (8, 48, 60), (100, 70, 96), (3, 576, 576)]
+    sizes = [(0, 5, 32), (1, 1, 1), *_LINEAR_SIZES]
     for kind, known in KINDS.items():
         for t, n, k in sizes:
             whole = known.num_groups * 32

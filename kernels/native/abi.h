@@ -4,7 +4,7 @@
 #pragma once
 #include <cstdint>
 
-#define PL_ABI 6
+#define PL_ABI 7
 
 enum PlPages : int64_t { PL_FP32 = 0, PL_BF16 = 1 };
 
@@ -49,7 +49,7 @@ int64_t pl_abi_version();
 // Threads of the pool, the calling one included. They start with the first call that has work for them.
 int64_t pl_set_num_threads(int64_t size);
 
-// Highest instruction set to use from now on: 0 portable, 1 AVX2, 2 AVX-512. Returns the one in use. For tests.
+// Highest instruction set to use from now on: 0 portable, 1 AVX2, 2 AVX-512, 3 AMX. Returns the one in use. For tests.
 int64_t pl_limit_isa(int64_t most);
 
 // x, out [T, H]; residual [T, H] or null.

@@ -30,9 +30,19 @@ struct Activations {
     float scale;
 };
 
+// One group of sixteen tokens' activations, as tiles of the matrix unit take them; rows past the last token hold anything.
+constexpr int64_t kTileTokens = 16;
+struct alignas(64) TokenTile {
+    int8_t codes[kTileTokens][kGroup];
+    float sum[kTileTokens], scale[kTileTokens];
+};
+constexpr int64_t kLeastTiled = 16;          // tokens from which on the matrix unit is the quicker one
+constexpr int64_t kPassBytes = 1024 * 1024;  // of activations, which stay in the second-level cache for all blocks of a pass
+
 // One product. What weights and scales point to is the business of the format.
 struct Linear {
-    const Activations* x;  // [T][groups]
+    const Activations* x;    // [T][groups]
+    const TokenTile* tiles;  // or these, [tokens / 16, rounded up][groups]
     const uint8_t* weights;
     const uint16_t* scales;
     const float* bias;
@@ -44,18 +54,40 @@ struct Linear {
 inline int64_t blocks_of(int64_t n) { return (n + kOutputs - 1) / kOutputs; }
 inline int64_t groups_of(int64_t k) { return (k + kGroup - 1) / kGroup; }
 
-// Quantises x [T, K], then multiplies pairs of blocks on the pool. `quantise` takes a row, `multiply` a range of blocks.
+// Pairs of blocks on the pool.
+template <class Multiply>
+void over_blocks(const Linear& linear, Multiply multiply) {
+    const int64_t blocks = blocks_of(linear.n);
+    split((blocks + 1) / 2, 1, [&](int64_t begin, int64_t end) { multiply(linear, begin * 2, end * 2 < blocks ? end * 2 : blocks); });
+}
+
+// Quantises x [T, K], then multiplies. `quantise` takes a row, `multiply` a range of blocks.
 template <class Quantise, class Multiply>
 void run_linear(Linear linear, const float* x, int64_t k, Quantise quantise, Multiply multiply) {
     if (linear.num_tokens == 0 || linear.n == 0) return;
-    const int64_t groups = linear.groups, blocks = blocks_of(linear.n);
+    const int64_t groups = linear.groups;
     auto* quantised = static_cast<Activations*>(scratch(0, sizeof(Activations) * linear.num_tokens * groups + 64));
     split(linear.num_tokens, kSerialActivations / (k + 1) + 1, [=](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t) quantise(x + t * k, k, quantised + t * groups);
     });
     linear.x = quantised;
-    const int64_t pairs = (blocks + 1) / 2;
-    split(pairs, 1, [&](int64_t begin, int64_t end) { multiply(linear, begin * 2, end * 2 < blocks ? end * 2 : blocks); });
+    over_blocks(linear, multiply);
+}
+
+// The same with tiles: `quantise` takes up to sixteen rows.
+template <class Quantise, class Multiply>
+void run_tiled(Linear linear, const float* x, int64_t k, Quantise quantise, Multiply multiply) {
+    if (linear.n == 0) return;
+    const int64_t groups = linear.groups, tokens = linear.num_tokens, tiles = (tokens + kTileTokens - 1) / kTileTokens;
+    auto* quantised = static_cast<TokenTile*>(scratch(0, sizeof(TokenTile) * tiles * groups));
+    split(tiles, kSerialActivations / (k * kTileTokens + 1) + 1, [=](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+            const int64_t first = t * kTileTokens, left = tokens - first;
+            quantise(x + first * k, left < kTileTokens ? left : kTileTokens, k, quantised + t * groups);
+        }
+    });
+    linear.tiles = quantised;
+    over_blocks(linear, multiply);
 }
 
 // pl_linear_int8 and pl_linear_blocks with outputs `stride` apart.

@@ -87,7 +87,14 @@ void pack_group(const uint8_t* block, const BlockKind& kind, int64_t group, uint
 
 void linear_blocks(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t stride, int64_t num_tokens,
                    int64_t n, int64_t k, int64_t bits) {
-    const Linear linear{nullptr, packed, nullptr, bias, out, stride, num_tokens, n, groups_of(k)};
+    const Linear linear{nullptr, nullptr, packed, nullptr, bias, out, stride, num_tokens, n, groups_of(k)};
+#if PL_AMX
+    if (isa() == Isa::amx && num_tokens >= kLeastTiled) {
+        using namespace avx512;
+        const auto multiply = bits == 4 ? multiply_tiles<Blocks<4>> : bits == 5 ? multiply_tiles<Blocks<5>> : multiply_tiles<Blocks<6>>;
+        return run_tiled(linear, x, k, quantise_tile, multiply);
+    }
+#endif
     const auto multiply = bits == 4 ? PL_PICK(multiply<4>) : bits == 5 ? PL_PICK(multiply<5>) : PL_PICK(multiply<6>);
     run_linear(linear, x, k, PL_PICK(quantise_row), multiply);
 }

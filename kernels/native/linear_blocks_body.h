@@ -19,7 +19,7 @@ struct Blocks {
 
 #if PL_ISA == 2
 
-    static constexpr int kSums = BITS == 6 ? 2 : 1;
+    static constexpr int kSums = BITS == 6 ? 2 : 1, kAbove = BITS == 6 ? 32 : 0;
 
     static inline __m512i start(const Activations& x, int sum) {
         return BITS == 6 ? _mm512_set1_epi32(x.starts[sum]) : _mm512_setzero_si512();
@@ -43,7 +43,8 @@ struct Blocks {
             first = halves(at);
             second = halves(at + 2 * kOutputs);
         }
-        F apply(const __m512i* dots, const Activations& x) const {
+        template <class X>
+        F apply(const __m512i* dots, const X& x) const {
             const F dot = __builtin_convertvector((I)dots[0], F);
             const F other = BITS == 6 ? __builtin_convertvector((I)dots[kSums - 1], F) : splat(x.sum);
             return (dot * first + other * second) * splat(x.scale);

@@ -201,3 +201,7 @@ static inline __attribute__((always_inline)) void vnni_tile(const Linear& l, int
 }
 
 #endif
+
+#if PL_ISA == 2 && PL_AMX
+#include "linear_tiles.h"
+#endif

@@ -23,7 +23,11 @@ constexpr int64_t kCodes = kGroup * kOutputs;  // bytes of a block's group
 
 void linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out, int64_t stride,
                  int64_t num_tokens, int64_t n, int64_t k) {
-    const Linear linear{nullptr, codes, scales, bias, out, stride, num_tokens, n, groups_of(k)};
+    const Linear linear{nullptr, nullptr, codes, scales, bias, out, stride, num_tokens, n, groups_of(k)};
+#if PL_AMX
+    if (isa() == Isa::amx && num_tokens >= kLeastTiled)
+        return run_tiled(linear, x, k, avx512::quantise_tile, avx512::multiply_tiles<avx512::Int8>);
+#endif
     run_linear(linear, x, k, PL_PICK(quantise_row), PL_PICK(multiply));
 }
 

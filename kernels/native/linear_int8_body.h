@@ -34,7 +34,7 @@ struct Int8 {
 
 #if PL_ISA == 2
 
-    static constexpr int kSums = 1;
+    static constexpr int kSums = 1, kAbove = 128;
 
     static inline __m512i start(const Activations& x, int) { return _mm512_set1_epi32(x.start); }
 
@@ -46,7 +46,8 @@ struct Int8 {
     struct Scales {
         F weights;
         Scales(const Linear& l, int64_t block, int64_t g) : weights(halves(l.scales + (block * l.groups + g) * kOutputs)) {}
-        F apply(const __m512i* dots, const Activations& x) const {
+        template <class X>
+        F apply(const __m512i* dots, const X& x) const {
             return __builtin_convertvector((I)dots[0], F) * weights * splat(x.scale);
         }
     };

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-ABI = 6
+ABI = 7
 """Raised with every change of a signature; must equal ``PL_ABI`` in abi.h."""
 
-ISAS = ("portable", "avx2", "avx512")
+ISAS = ("portable", "avx2", "avx512", "amx")
 """Instruction sets that the library is compiled for, slowest first."""
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float

@@ -17,8 +17,8 @@ void split(int64_t count, int64_t least, const Work& work) {
 }
 
 // Memory of the calling thread that lives until its next call with the same slot: size bytes, aligned to 64. Slot 0 is the
-// linears', 1 to 3 are attention's, 4 to 8 the decoder layers'.
-constexpr int kScratchSlots = 9;
+// linears', 1 to 3 are attention's, 4 to 8 the decoder layers', 9 unpacked codes.
+constexpr int kScratchSlots = 10;
 void* scratch(int slot, size_t size);
 
 }  // namespace pl
