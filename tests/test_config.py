@@ -80,6 +80,9 @@ def test_missing_file_bad_bytes_and_deep_nesting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not UTF-8"):
         config.load(bad, environ={})
     refusal(tmp_path, "x = " + "[" * 100_000)
+    assert "4300 digits" in refusal(tmp_path, "model = " + "9" * 5000)
+    for text in ("9" * 5000, "[" * 100_000):  # what TOML cannot read is a bare word
+        assert config.load(overrides=[f"model={text}"], environ={}).model == text
 
 
 @pytest.mark.parametrize("item", ["nonsense", "=3", "scheduler.nothing=1", "model.x=1"])
@@ -109,6 +112,8 @@ def test_speculation_is_off_by_default_and_methods_keep_their_own_tables(tmp_pat
         ("[speculation]\nmax_draft_token = 3\n", ':2: unknown key "max_draft_token" in [speculation]; did you mean'),
         ("[speculation]\nmax_draft_tokens = 65\n", ":2: speculation.max_draft_tokens = 65: must be at most 64"),
         ('[speculation]\nrule = "couple"\n', ":2: speculation.rule: no rules plug-in named 'couple'; did you mean"),
+        ('[speculation]\nrule = "../x"\n', ":2: speculation.rule: no rules plug-in named '../x'"),
+        ('[speculation]\nmethods = ["os.path"]\n', ":2: speculation.methods: module 'os.path' is no speculator"),
         ('[speculation]\npolicy = "table"\n', ':2: speculation.policy = "table": only "table" takes a table'),
         ('[speculation]\npolicy = "table"\ntable = [[2, 1, 1]]\n', ":3: speculation.table has [2, 1, 1]: must be"),
     ],

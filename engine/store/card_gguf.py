@@ -60,7 +60,7 @@ def read(located: Located) -> ModelCard:
         end_ids=_end_ids(meta, tokens),
         defaults=_defaults(meta),
         license=str(meta.get("general.license", ""))[:200],
-        pooling=_POOLING.get(meta.get(f"{meta.get('general.architecture')}.pooling_type"), "last"),
+        pooling=_pooling(meta),
         marker_ids=markers(_marked(meta, tokens)),
     )
 
@@ -89,6 +89,11 @@ def _tokens(header: gguf.GGUFHeader) -> list[str]:
     if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
         raise BadModelFileError(f"{header.path}: tokenizer.ggml.tokens is missing; use a file that has its tokenizer")
     return tokens
+
+
+def _pooling(meta: dict[str, Any]) -> str:
+    kind = meta.get(f"{meta.get('general.architecture')}.pooling_type")
+    return _POOLING.get(kind, "last") if isinstance(kind, int) else "last"
 
 
 def _id(meta: dict[str, Any], key: str, num_tokens: int) -> int | None:

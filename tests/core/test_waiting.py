@@ -130,6 +130,15 @@ def test_ended_requests_leave_no_deadline_behind() -> None:
     assert harness.streams["r0"].last is not None
 
 
+@pytest.mark.parametrize("deadline", [float("nan"), float("inf"), -float("inf")])
+def test_a_deadline_that_is_no_time_is_refused(deadline: float) -> None:
+    """NaN is neither before nor after anything: it would hide the deadlines of others behind it."""
+    harness = Harness(config())
+    with pytest.raises(InvalidRequestError, match="deadline"):
+        harness.add("r0", [1], deadline=deadline)
+    assert harness.core.next_deadline() is None
+
+
 def test_check_sees_damage() -> None:
     harness = Harness(config())
     harness.add("r0", [1] * 4)

@@ -154,6 +154,16 @@ def test_pooling_of_a_gguf(tmp_path: Path) -> None:
     assert read(path).pooling == "last"
 
 
+def test_a_list_where_a_name_belongs_is_no_name(folder: Path, tmp_path: Path) -> None:
+    """Found by fuzzing: neither can be looked up in a table, which was a TypeError."""
+    named = [{"name": [], "template": "a"}, {"name": "default", "template": "b"}]
+    edit(folder / "tokenizer_config.json", chat_template=named)
+    assert read(folder).chat_template == "b"
+    path = tmp_path / "tiny.gguf"
+    tiny_models.make_gguf(path, pooling_type=[1])
+    assert read(path).pooling == "last"
+
+
 @pytest.mark.parametrize(
     ("fields", "sizes"),
     [({}, []), ({"is_matryoshka": True}, [-1]), ({"matryoshka_dimensions": [64, 32, "x"]}, [64, 32])],
