@@ -83,4 +83,4 @@ def _seeds() -> list[bytes]:
     return [bytes([i, 7 * i % 128]) + text.encode() for i in range(len(_TEMPLATES)) for text in texts]
 
 
-TARGET = Target(run=run, seeds=_seeds(), mutate=_mutate, most_bytes=4096, expected=())
+TARGET = Target(run=run, seeds=_seeds(), mutate=_mutate, most_bytes=1024, expected=())
