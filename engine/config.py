@@ -234,7 +234,7 @@ def check(config: Config, where: "_Locator | None" = None) -> None:
         for key, bound in bounds.items():
             section, name = key.split(".")
             value = getattr(getattr(config, section), name)
-            if (value - bound) * sign < 0:
+            if not (value - bound) * sign >= 0:  # NaN is neither above nor below
                 raise ConfigError(f"{where.at(key.split('.'))}{key} = {value}: must be at {word} {bound:g}")
     if not config.model.strip():
         raise ConfigError(f"{where.at(['model'])}model is empty; name a model, such as smollm2:135m")

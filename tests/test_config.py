@@ -62,6 +62,8 @@ def test_wrong_type_names_line_and_key(tmp_path: Path) -> None:
         ("[server]\nport = 70000\n", ":2: server.port = 70000: must be at most 65535"),
         ("[cache]\nmemory_fraction = 2.0\n", "cache.memory_fraction = 2.0: must be at most 0.95"),
         ("[scheduler]\nmax_num_seqs = 0\n", "must be at least 1"),
+        ("[server]\nrequest_timeout_s = nan\n", ":2: server.request_timeout_s = nan: must be at least 0.001"),
+        ("[scheduler]\nprompt_stretch = nan\n", "must be at least 0"),
         ('[target]\ndevice = "tpu"\n', "use auto, cpu, cuda or cuda:N"),
         ('model = ""\n', "model is empty"),
         ("model = \n", "line 1"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 from ..errors import BadModelFileError
@@ -112,6 +113,6 @@ def _end_ids(meta: dict[str, Any], tokens: list[str]) -> list[int]:
 
 
 def _defaults(meta: dict[str, Any]) -> dict[str, Any]:
-    """``general.sampling.*``, which newer converters copy from generation_config."""
+    """``general.sampling.*``, which newer converters copy from generation_config; NaN and infinity say nothing."""
     found = {ours: meta.get(f"general.sampling.{theirs}") for theirs, ours in _SAMPLING.items()}
-    return {name: value for name, value in found.items() if type(value) in (int, float)}
+    return {name: value for name, value in found.items() if type(value) in (int, float) and isfinite(value)}

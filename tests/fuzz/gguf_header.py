@@ -1,5 +1,7 @@
 """GGUF header -> metadata, tensor table, model card, vocabulary; nothing of it points outside the file."""
 
+import math
+
 from fuzzing.gguf_files import build, descriptions, mutate
 from fuzzing.scratch import write
 from fuzzing.target import Target
@@ -23,6 +25,7 @@ def run(data: bytes) -> None:
     vocabulary.read(TokenizerSource(kind="gguf", path=path))
     located = Located(name="x", kind="gguf", folder="", files=[path], sizes=[len(data)], digests=[None])
     card = card_gguf.read(located)
+    assert all(math.isfinite(value) for value in card.defaults.values())
     assert all(i >= 0 for i in [*card.end_ids, *card.marker_ids.values()])
 
 
