@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from ...engine.errors import BadModelFileError, InvalidRequestError
+from ...engine.errors import BadModelFileError, InvalidRequestError, UnavailableError
 from .template_sandbox import MAX_OUTPUT_CHARS
 from .template_worker import BAD_TEMPLATE, DONE, HEAD
 
@@ -65,6 +65,7 @@ class TemplateProcess:
 
         Raises:
             InvalidRequestError: it refused them, failed, or went over a bound.
+            UnavailableError: the machine is out of processes.
         """
         try:
             frame = json.dumps(values).encode()
@@ -101,7 +102,11 @@ class TemplateProcess:
 
     def _taken(self) -> "_Worker":
         with self._lock:
-            worker = self._idle.pop() if self._idle else _Worker(self._source)
+            try:
+                worker = self._idle.pop() if self._idle else _Worker(self._source)
+            except OSError as e:  # no more processes, no more files
+                what = f"no process can be started for the chat template ({e.strerror})"
+                raise UnavailableError(f"{what}; try again soon", code="engine_unavailable") from e
             self._busy.add(worker)
         return worker
 

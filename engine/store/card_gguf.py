@@ -115,4 +115,4 @@ def _end_ids(meta: dict[str, Any], tokens: list[str]) -> list[int]:
 def _defaults(meta: dict[str, Any]) -> dict[str, Any]:
     """``general.sampling.*``, which newer converters copy from generation_config; NaN and infinity say nothing."""
     found = {ours: meta.get(f"general.sampling.{theirs}") for theirs, ours in _SAMPLING.items()}
-    return {name: value for name, value in found.items() if type(value) in (int, float) and isfinite(value)}
+    return {name: v for name, v in found.items() if type(v) is int or (isinstance(v, float) and isfinite(v))}

@@ -14,7 +14,7 @@ from fuzzing.run import make_input
 from fuzzing.target import load, names
 
 SUPPORT = [str(Path(__file__).resolve().parents[1] / "support")]
-RUNS, SECONDS = 20_000, 2.5
+RUNS, SECONDS = 20_000, 2.0
 
 
 @pytest.mark.parametrize("name", names())
@@ -28,7 +28,7 @@ def test_nothing_but_our_own_errors_gets_out(name: str, tmp_path: Path) -> None:
     said = (done.stdout + done.stderr).decode(errors="replace")
     last = note.read_text() if note.exists() else "none"
     assert done.returncode == 0, f"{name}: status {done.returncode} within 64 inputs from number {last}\n{said[-4000:]}"
-    assert int(said.partition('"runs": ')[2].partition(",")[0]) >= 300, f"too slow to find anything: {said}"
+    assert int(said.partition('"runs": ')[2].partition(",")[0]) >= 100, f"too slow to find anything: {said}"
 
 
 @pytest.mark.parametrize("name", ["http_body", "gguf_header", "wire_frame"])

@@ -53,9 +53,12 @@ def imported() -> Iterator[tuple[str, int, str]]:
     """(path, line, module) of what is imported from outside the package."""
     for path in SOURCES:
         for node in ast.walk(tree_of(path)):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            if isinstance(node, ast.Import):
+                names = [a.name for a in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+            else:
+                continue
             for name in names:
                 yield str(path.relative_to(ROOT)), node.lineno, name
 

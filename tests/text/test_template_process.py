@@ -1,5 +1,6 @@
 """Templates in a process: what comes back, and that hostile ones end in time with an error and leave nothing."""
 
+import errno
 import os
 import subprocess
 import threading
@@ -10,7 +11,7 @@ import pytest
 from tiny_tokenizers import CHATML
 
 from paceline.actors.text.template_process import TemplateProcess
-from paceline.engine.errors import BadModelFileError, InvalidRequestError
+from paceline.engine.errors import BadModelFileError, InvalidRequestError, UnavailableError
 
 VALUES = {"messages": [{"role": "user", "content": "d\u00e9j\u00e0 \ud800 \u4f60"}], "add_generation_prompt": True}
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -110,6 +111,23 @@ def test_closing_ends_the_processes_and_whoever_waits(processes: list[TemplatePr
         run(VALUES)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_machine_without_processes_is_a_shortage(
+    processes: list[TemplateProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(processes, CHATML)
+    run.check()
+    busy = run._taken()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(UnavailableError, match="no process can be started"):
+        run(VALUES)
+    run._returned(busy, True)
+    assert run(VALUES)
 
 
 def test_the_process_ends_with_its_input() -> None:

@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import sys
 from types import FrameType
 from typing import NoReturn
 
@@ -60,13 +61,16 @@ class Bounded:
 
 def limit_memory() -> None:
     """Bound this process's address space, so that a finding is an error here and no distress of the machine."""
+    if sys.platform != "linux":
+        return
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + SPACE, used + SPACE))
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _too_slow(number: int, frame: FrameType | None) -> NoReturn:
