@@ -10,7 +10,11 @@ VENV := .venv
 BIN  := $(VENV)/bin
 SRC  := pyproject.toml $(wildcard kernels/native/*.cpp kernels/native/*.h)
 
-.PHONY: help run serve install dev test lint types fetch bench clean
+# make fuzz FUZZ_RUNS=1000000 FUZZ_TARGETS='http_body wire_frame'
+FUZZ_RUNS ?= 80000
+FUZZ_TARGETS ?=
+
+.PHONY: help run serve install dev test lint types fetch fuzz bench clean
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
@@ -53,6 +57,9 @@ types: dev ## pyright
 
 test: dev lint types fetch ## lint, types and all four rings of tests
 	@$(BIN)/python -P -m pytest
+
+fuzz: dev ## every fuzz target for long: over a million executions, FUZZ_RUNS of each target
+	@PYTHONPATH=tests/support $(BIN)/python -P -m fuzzing.everything --runs $(FUZZ_RUNS) $(FUZZ_TARGETS)
 
 bench: dev ## the scheduler and kernel benchmarks
 	@$(BIN)/python -P benchmarks/scheduler.py

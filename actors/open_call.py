@@ -7,6 +7,7 @@ from collections import deque
 
 import msgspec
 
+from ..engine.errors import InvalidRequestError
 from ..engine.types import RequestId, SpeculationControl
 from .choice import Choice
 from .messages import Add, Generate, PromptInfo, TextDelta
@@ -14,6 +15,22 @@ from .text.prompt import Prompt, param_of
 from .text.response.reader import OutputReader
 from .text.sampling import SamplingResolver, Sizes, choice_seed
 from .text.token_bytes import TokenBytes
+
+MAX_N = 128
+MAX_CHOICES = 2048
+"""As many vectors as one call may ask for; of text each dialect lets fewer through."""
+
+
+def check_size(generate: Generate) -> None:
+    """Refuse a call of more choices than any dialect lets through, or of none, before there is anything for each.
+
+    Raises:
+        InvalidRequestError: naming the bound.
+    """
+    num_prompts = 1 if generate.prompts is None else len(generate.prompts)
+    if not 1 <= generate.n <= MAX_N or num_prompts * generate.n > MAX_CHOICES:
+        what = f"{num_prompts} prompts with n = {generate.n}"
+        raise InvalidRequestError(f"{what}: n must be 1 to {MAX_N}, prompts x n at most {MAX_CHOICES}", param="n")
 
 
 class OpenCall:

@@ -251,6 +251,7 @@ class SchedulerActor(Actor):
             max_model_len=hello.max_model_len,
             vocab_size=hello.logits_width,
             **{name: getattr(self.setup.config.scheduler, name) for name in _POLICIES},
+            max_logprobs=self.setup.config.server.max_logprobs,
             enable_prefix_caching=self.setup.config.cache.enable_prefix_caching,
             draft_trees=self.setup.config.speculation.rule not in _CHAIN_RULES,
         )

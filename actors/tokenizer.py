@@ -2,7 +2,8 @@
 
 A call becomes one request for each choice. It is admitted when the scheduler has taken them all; until then its deltas
 are kept. It ends when each choice has had its last delta, or with one ``CallFailed``; either way nothing of it stays.
-Long prompts are encoded in a worker thread, so that they hold up no other call's text.
+Conversations and long prompts are encoded in a worker thread, so that they hold up no other call's text; the chat
+template runs in a process that can be killed.
 
 It knows nothing of HTTP, blocks or devices.
 """
@@ -17,7 +18,7 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
 from ..engine.core.plan import RequestOutput
-from ..engine.errors import ActorError, PacelineError, UnavailableError
+from ..engine.errors import ActorError, InvalidRequestError, PacelineError, UnavailableError
 from ..engine.types import ErrorInfo, RequestId
 from .actor import Actor, Setup, describe
 from .choice import Choice, MissingTokens
@@ -38,7 +39,7 @@ from .messages import (
     Tokenize,
     Tokenized,
 )
-from .open_call import OpenCall
+from .open_call import OpenCall, check_size
 from .outbox import Outbox
 from .output_format import format_of
 from .text import load_tokenizer
@@ -47,6 +48,7 @@ from .text.model_defaults import with_stops
 from .text.prompt import Prompt, PromptEncoder, num_chars_to_encode
 from .text.response.reader import OutputReader
 from .text.sampling import SamplingResolver, Sizes
+from .text.template_process import TemplateProcess
 from .text.token_bytes import TokenBytes
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class Tokenizer(Actor):
         context = min(asked, model.max_position) if asked else model.max_position
         self._sizes = Sizes(context, model.vocab_size)
         self._failure: str | None = None
+        self._template: TemplateProcess | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -85,9 +88,17 @@ class Tokenizer(Actor):
         card, pooling = self.setup.card, self.setup.config.target.pooling
         if pooling != "auto":
             card = msgspec.structs.replace(card, pooling=pooling)
-        self._tokenizer = load_tokenizer.load(card.tokenizer)
+        if card.chat_template:  # it compiles while the tokenizer is loaded
+            self._template = TemplateProcess(card.chat_template)
+        try:
+            self._tokenizer = load_tokenizer.load(card.tokenizer)
+            if self._template is not None:
+                await anyio.to_thread.run_sync(self._template.check)
+        except BaseException:
+            self._close_template()
+            raise
         self._tokens = TokenBytes(self._tokenizer)
-        self._encoder = PromptEncoder(self._tokenizer, card)
+        self._encoder = PromptEncoder(self._tokenizer, card, self._template)
         self._converter = Converter(self._tokenizer, self._encoder)
         self._resolver = SamplingResolver(self._tokenizer, card)
         special = ((i, self._tokenizer.id_to_token(i) or "") for i in self._tokens.special_ids)
@@ -117,6 +128,11 @@ class Tokenizer(Actor):
 
     async def stop(self) -> None:
         self._outbox.close()
+        self._close_template()
+
+    def _close_template(self) -> None:
+        if self._template is not None:
+            self._template.close()
 
     def stats(self) -> Stats | None:
         return Stats(self.name, self.epoch, {"detokenize_repairs": self._num_repairs})
@@ -157,12 +173,17 @@ class Tokenizer(Actor):
         if call_id in self._calls:
             log.warning("call %s is open already: its repetition is dropped", call_id)
             return
+        try:
+            check_size(generate)
+        except InvalidRequestError as e:
+            self._reply(sender, CallFailed(call_id, e.info()))
+            return
         if (error := self._why_not()) is not None:
             self._reply(sender, CallFailed(call_id, error.info()))
             return
         generate = with_stops(generate, self.setup.card)
         call = self._calls[call_id] = OpenCall(sender, generate, anyio.current_time())
-        if self._tasks is None or num_chars_to_encode(generate) <= _INLINE_CHARS:
+        if self._tasks is None or _is_quick(generate):
             self._encode(call)
         else:
             self._tasks.start_soon(self._encode_in_thread, call)
@@ -299,7 +320,7 @@ class Tokenizer(Actor):
     # --- the rest -----------------------------------------------------------------------------------------------------
 
     def _convert(self, sender: str, message: Tokenize | Detokenize) -> None:
-        if self._tasks is None or num_chars_to_encode(message) <= _INLINE_CHARS:
+        if self._tasks is None or _is_quick(message):
             self._reply(sender, self._converted(message))
         else:
             self._tasks.start_soon(self._convert_in_thread, sender, message)
@@ -339,6 +360,11 @@ class Tokenizer(Actor):
     def _reply(self, to: str, message: Any) -> None:
         """Send what is not text and so has no other bound: at most two such messages for each call."""
         self._outbox.send(to, message, force=True)
+
+
+def _is_quick(message: Generate | Tokenize | Detokenize) -> bool:
+    """Whether it is turned into ids at once: nobody waits for a chat template, which may take its whole time."""
+    return getattr(message, "chat", None) is None and num_chars_to_encode(message) <= _INLINE_CHARS
 
 
 def _info(error: Exception) -> ErrorInfo:

@@ -203,8 +203,8 @@ def load(
             tree = tomllib.loads(text)
         except UnicodeDecodeError as e:
             raise ConfigError(f"{path}: is not UTF-8 at byte {e.start}; save it as UTF-8") from e
-        except tomllib.TOMLDecodeError as e:
-            raise ConfigError(f"{path}: {e}; fix the TOML there") from e
+        except ValueError as e:  # the parser's own error, or of a number with too many digits for Python
+            raise ConfigError(f"{path}: {' '.join(str(e).split())}; fix the TOML there") from e
         except RecursionError as e:
             raise ConfigError(f"{path}: nested too deeply; a config has tables of keys and nothing deeper") from e
     where = _Locator(str(path) if path is not None else "config", text)
@@ -234,7 +234,7 @@ def check(config: Config, where: "_Locator | None" = None) -> None:
         for key, bound in bounds.items():
             section, name = key.split(".")
             value = getattr(getattr(config, section), name)
-            if (value - bound) * sign < 0:
+            if not (value - bound) * sign >= 0:  # NaN is neither above nor below
                 raise ConfigError(f"{where.at(key.split('.'))}{key} = {value}: must be at {word} {bound:g}")
     if not config.model.strip():
         raise ConfigError(f"{where.at(['model'])}model is empty; name a model, such as smollm2:135m")
@@ -246,10 +246,10 @@ def check(config: Config, where: "_Locator | None" = None) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """A value in TOML syntax; a bare word is a string."""
+    """A value in TOML syntax; a bare word is a string, and so is what TOML cannot read."""
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -345,7 +345,10 @@ def method_config(section: Speculation, name: str, where: "_Locator | None" = No
     table = section.settings.get(name, {})
     listed = "methods" if name in section.methods else name
     try:
-        struct = plugins.load(_SPECULATORS, name).Config
+        module = plugins.load(_SPECULATORS, name)
+        struct = getattr(module, "Config", None)
+        if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
+            raise LookupError(f"module {name!r} is no speculator: it has no Config")
     except LookupError as e:
         raise ConfigError(f"{where.at(['speculation', listed])}speculation.{listed}: {e}") from e
     _check_keys(struct, table, ("speculation", name), where)

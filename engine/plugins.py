@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _ROOT = __name__.rpartition(".engine.")[0]
 
 
@@ -22,10 +23,10 @@ def load(folder: str, name: str) -> ModuleType:
     Raises:
         LookupError: unknown name; the message lists the known ones, the nearest first.
     """
-    if "." in name:
+    if _DOTTED.fullmatch(name):
         try:
             return import_module(name)
-        except ModuleNotFoundError as e:
+        except ImportError as e:
             raise LookupError(f"plug-in module {name!r} cannot be imported: {e}") from e
     known = names(folder)
     if not _NAME.fullmatch(name) or name not in known:

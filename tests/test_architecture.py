@@ -1,4 +1,7 @@
-"""The house rules that a machine can check: who may import whom, what stays free of torch, what is packaged."""
+"""The house rules that a machine can check: who may import whom, what stays free of torch, what is packaged.
+
+Those about hostile input, such as that nothing is pickled, are in ``test_safety.py``.
+"""
 
 import ast
 import subprocess
@@ -119,27 +122,6 @@ def test_imports_go_one_way() -> None:
                 continue
             if not any(covers(a, target) for a in ALLOWED[rule]):
                 faults.append(f"{where} ({name}) may not import {target}")
-    assert not faults, "\n".join(faults)
-
-
-def test_nothing_is_pickled() -> None:
-    banned = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
-    calls = {"send_pyobj", "recv_pyobj", "eval", "exec"}
-    faults: list[str] = []
-    for path in SOURCES:
-        tree = ast.parse(path.read_text(), str(path))
-        for line, target, _ in imports(path):
-            if target.split(".")[0] in banned:
-                faults.append(f"{path}:{line} imports {target}")
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call):
-                continue
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            is_method = isinstance(node.func, ast.Attribute)
-            if name in calls and not (is_method and name in ("eval", "exec")):
-                faults.append(f"{path}:{node.lineno} calls {name}")
-            if name == "load" and is_method and ast.unparse(node.func).startswith("torch."):
-                faults.append(f"{path}:{node.lineno} calls torch.load")
     assert not faults, "\n".join(faults)
 
 

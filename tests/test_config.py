@@ -62,6 +62,8 @@ def test_wrong_type_names_line_and_key(tmp_path: Path) -> None:
         ("[server]\nport = 70000\n", ":2: server.port = 70000: must be at most 65535"),
         ("[cache]\nmemory_fraction = 2.0\n", "cache.memory_fraction = 2.0: must be at most 0.95"),
         ("[scheduler]\nmax_num_seqs = 0\n", "must be at least 1"),
+        ("[server]\nrequest_timeout_s = nan\n", ":2: server.request_timeout_s = nan: must be at least 0.001"),
+        ("[scheduler]\nprompt_stretch = nan\n", "must be at least 0"),
         ('[target]\ndevice = "tpu"\n', "use auto, cpu, cuda or cuda:N"),
         ('model = ""\n', "model is empty"),
         ("model = \n", "line 1"),
@@ -80,6 +82,9 @@ def test_missing_file_bad_bytes_and_deep_nesting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not UTF-8"):
         config.load(bad, environ={})
     refusal(tmp_path, "x = " + "[" * 100_000)
+    assert "4300 digits" in refusal(tmp_path, "model = " + "9" * 5000)
+    for text in ("9" * 5000, "[" * 100_000):  # what TOML cannot read is a bare word
+        assert config.load(overrides=[f"model={text}"], environ={}).model == text
 
 
 @pytest.mark.parametrize("item", ["nonsense", "=3", "scheduler.nothing=1", "model.x=1"])
@@ -109,6 +114,8 @@ def test_speculation_is_off_by_default_and_methods_keep_their_own_tables(tmp_pat
         ("[speculation]\nmax_draft_token = 3\n", ':2: unknown key "max_draft_token" in [speculation]; did you mean'),
         ("[speculation]\nmax_draft_tokens = 65\n", ":2: speculation.max_draft_tokens = 65: must be at most 64"),
         ('[speculation]\nrule = "couple"\n', ":2: speculation.rule: no rules plug-in named 'couple'; did you mean"),
+        ('[speculation]\nrule = "../x"\n', ":2: speculation.rule: no rules plug-in named '../x'"),
+        ('[speculation]\nmethods = ["os.path"]\n', ":2: speculation.methods: module 'os.path' is no speculator"),
         ('[speculation]\npolicy = "table"\n', ':2: speculation.policy = "table": only "table" takes a table'),
         ('[speculation]\npolicy = "table"\ntable = [[2, 1, 1]]\n', ":3: speculation.table has [2, 1, 1]: must be"),
     ],

@@ -129,9 +129,11 @@ def _messages(message: Any, param: str) -> list[dict[str, Any]]:
     return found
 
 
-def _texts(content: str | list[Any], param: str) -> str:
+def _texts(content: Any, param: str) -> str:
     if isinstance(content, str):
         return content
+    if not isinstance(content, list):
+        raise InvalidRequestError(f"{param} is {describe(content)}: must be text or a list of blocks", param=param)
     for i, block in enumerate(content):
         if not isinstance(block, dict) or block.get("type") != "text" or not isinstance(block.get("text"), str):
             raise InvalidRequestError(f'{param}.{i} must be {{"type": "text", "text": ...}}', param=f"{param}.{i}")

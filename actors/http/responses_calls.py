@@ -93,8 +93,7 @@ def _messages(items: list[Any]) -> list[dict[str, Any]]:
         param = f"input.{i}"
         match item:
             case {"type": "reasoning"}:
-                parts = [*(item.get("content") or []), *(item.get("summary") or [])]
-                thoughts += "".join(p["text"] for p in parts if isinstance(p, dict) and isinstance(p.get("text"), str))
+                thoughts += _thoughts(item, "content", param) + _thoughts(item, "summary", param)
                 continue
             case {"type": "function_call", "call_id": str(call_id), "name": str(name), "arguments": str(arguments)}:
                 call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -115,6 +114,15 @@ def _messages(items: list[Any]) -> list[dict[str, Any]]:
         if thoughts and messages[-1]["role"] == "assistant":
             messages[-1]["reasoning_content"], thoughts = thoughts, ""
     return messages
+
+
+def _thoughts(item: dict[str, Any], name: str, param: str) -> str:
+    """Texts of one field of a reasoning item; parts of other kinds, such as encrypted ones, say nothing here."""
+    parts = item.get(name) or []
+    if not isinstance(parts, list):
+        where = f"{param}.{name}"
+        raise InvalidRequestError(f"{where} is {describe(parts)}: must be a list of parts", param=where)
+    return "".join(p["text"] for p in parts if isinstance(p, dict) and isinstance(p.get("text"), str))
 
 
 def _text(content: Any, param: str) -> str:

@@ -4,25 +4,24 @@ The template sees plain JSON values only, rebuilt here, in the shape that templa
 of tool calls parsed, reasoning under the names in use. Faults of the template and of the conversation alike are the
 client's 400: neither may end the actor.
 
-``render`` takes and returns plain values, so that a worker process with a bound on time can run it.
+What runs the template takes and returns plain values, so that it can be a process with bounds: ``template_process.py``.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import msgspec
-from jinja2 import TemplateError
 
 from ...engine.errors import InvalidRequestError
 from ..messages import Chat
 from .control_text import ControlText, unused_character
-from .template_sandbox import MAX_OUTPUT_CHARS, TemplateRefusal, compile_template
+from .template_sandbox import compile_template, run_template
+
+Renderer: TypeAlias = Callable[[dict[str, Any]], str]
+"""Plain values to text; raises ``InvalidRequestError``."""
 
 _MAX_DEPTH = 64
-_FAULTS = (
-    TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError
-)  # fmt: skip
-"""What a template may raise on a conversation it was not written for."""
 _RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt"])
 
 
@@ -36,9 +35,14 @@ class Rendered(msgspec.Struct, frozen=True):
 class ChatTemplate:
     """One model's template with its special token texts, such as ``bos_token``."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str], control: ControlText) -> None:
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str], control: ControlText, run: Renderer | None = None
+    ) -> None:
+        """``run`` has compiled the template already; None runs it here, without bounds on time and memory."""
         self._source = source
-        self._template = compile_template(source)
+        if run is None:
+            compile_template(source)
+        self._run = run or partial(run_template, source)
         self._special_tokens = dict(special_tokens)
         self._control = control
         self._knows_developer = "developer" in source
@@ -71,22 +75,6 @@ class ChatTemplate:
                 what = "the model's chat template drops the end of the final message"
                 raise InvalidRequestError(f"{what}; it cannot be continued", param="continue_final_message")
         return Rendered(text, mark)
-
-    def _run(self, values: dict[str, Any]) -> str:
-        pieces: list[str] = []
-        num_chars = 0
-        try:
-            for piece in self._template.generate(values):
-                num_chars += len(piece)
-                if num_chars > MAX_OUTPUT_CHARS:
-                    what = f"the chat template makes more than {MAX_OUTPUT_CHARS} characters"
-                    raise InvalidRequestError(f"{what} of this conversation; shorten it", param="messages")
-                pieces.append(piece)
-        except TemplateRefusal as e:
-            raise InvalidRequestError(str(e)[:1000] or "the chat template refused", param="messages") from e
-        except _FAULTS as e:
-            raise _failure(e) from e
-        return "".join(pieces)
 
     def _kwargs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         for name in kwargs:
@@ -174,9 +162,3 @@ def _plain(value: Any, param: str, depth: int = 0) -> Any:
     if isinstance(value, dict):
         return {str(k): _plain(v, param, depth + 1) for k, v in value.items()}
     return f"<{type(value).__name__}>"
-
-
-def _failure(error: BaseException) -> InvalidRequestError:
-    text = " ".join(str(error).split())[:200]
-    what = f"the model's chat template fails on this conversation ({type(error).__name__}: {text})"
-    return InvalidRequestError(f"{what}; check roles and fields", param="messages")

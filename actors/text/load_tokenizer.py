@@ -45,8 +45,10 @@ def from_json(path: str) -> Tokenizer:
     """
     try:
         return Tokenizer.from_file(path)
-    except Exception as e:  # tokenizers raises bare Exception for every kind of fault
-        raise BadModelFileError(f"{path}: is not a tokenizer.json ({str(e)[:200]}); pull the model again") from e
+    except BaseException as e:
+        if not is_fault(e):
+            raise
+        raise BadModelFileError(f"{path}: is not a tokenizer.json ({_said(e)}); pull the model again") from e
 
 
 def from_gguf(metadata: Mapping[str, Any], path: str = "GGUF file") -> Tokenizer:
@@ -71,11 +73,23 @@ def from_gguf(metadata: Mapping[str, Any], path: str = "GGUF file") -> Tokenizer
             )
     except BadModelFileError as e:
         raise BadModelFileError(f"{path}: {e}") from e
-    except Exception as e:  # tokenizers raises bare Exception, such as for a merge of unknown pieces
-        raise BadModelFileError(f"{path}: its tokenizer cannot be built ({str(e)[:200]}); pull the model again") from e
+    except BaseException as e:
+        if not is_fault(e):
+            raise
+        raise BadModelFileError(f"{path}: its tokenizer cannot be built ({_said(e)}); pull the model again") from e
     _add_tokens(tokenizer, vocab)
     _add_bos(tokenizer, vocab, default=kind == "llama")
     return tokenizer
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether ``error`` is what ``tokenizers`` makes of a file or text that it cannot handle: a bare Exception, such as
+    for a merge of unknown pieces, or a panic of its Rust code, which is a BaseException and has no importable class."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 class _Vocabulary:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from ...engine.errors import InvalidRequestError
 from ...engine.store.located import ModelCard
 from ..messages import Chat, Detokenize, Generate, Tokenize
-from .chat_template import ChatTemplate, Rendered, message_text
+from .chat_template import ChatTemplate, Rendered, Renderer, message_text
 from .control_text import ControlText
 from .model_defaults import with_opening
 
@@ -34,12 +34,14 @@ class Prompt(NamedTuple):
 class PromptEncoder:
     """Turns text and conversations into ids for one model. Holds no call; safe to use from several threads."""
 
-    def __init__(self, tokenizer: Tokenizer, card: ModelCard) -> None:
+    def __init__(self, tokenizer: Tokenizer, card: ModelCard, run_template: Renderer | None = None) -> None:
+        """``run_template`` runs the card's template; None = here, without bounds on time and memory."""
         self._tokenizer = tokenizer
         self._card = card
         self._control = ControlText(tokenizer)
         template = card.chat_template
-        self._template = ChatTemplate(template, card.special_tokens, self._control) if template else None
+        special = card.special_tokens
+        self._template = ChatTemplate(template, special, self._control, run_template) if template else None
 
     def encode_call(self, call: Generate, max_model_len: int) -> list[Prompt]:
         """The prompts of a call, in order.

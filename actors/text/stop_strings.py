@@ -12,7 +12,8 @@ class StopStrings:
     """Looks for any of ``stops`` (none empty) in a text given piece by piece."""
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
-        assert all(stops), "an empty stop string must be refused before"
+        if not all(stops):
+            raise ValueError("an empty stop string must be refused before")
         self._stops = list(stops)
         self._include = include
         self._held = ""

@@ -3,6 +3,8 @@
 What they get is what Hugging Face's do: ``raise_exception``, ``strftime_now``, ``tojson`` without HTML escapes, loop
 controls, a ``generation`` tag without effect, trimmed blocks. What they do not get: attributes that start with an
 underscore, methods that change their input, products of huge size. Compiling is cached by the template's text.
+
+No sandbox of Python bounds time and memory, of compiling neither: the engine has this run by ``template_worker.py``.
 """
 
 import json
@@ -18,7 +20,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from ...engine.errors import BadModelFileError
+from ...engine.errors import BadModelFileError, InvalidRequestError
 
 MAX_OUTPUT_CHARS = 4 * 1024 * 1024
 """Bound on a rendered conversation, and on any text that a template makes by repetition."""
@@ -53,7 +55,7 @@ class _Namespace(Namespace):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Also refuses products that would fill the memory. A bound on time needs a process that can be killed."""
+    """Also refuses products that would fill the memory."""
 
     intercepted_binops = frozenset(["*", "**"])
 
@@ -121,7 +123,36 @@ def compile_template(source: str) -> Template:
     """
     try:
         return _environment().from_string(source)
-    except (TemplateError, RecursionError) as e:
+    except Exception as e:  # also Python's compiler's, as for a ``break`` outside a loop, and of constants it computes
         line = getattr(e, "lineno", None)
         where = f" at line {line}" if line else ""
-        raise BadModelFileError(f"chat template{where}: {str(e)[:200]}; repair or replace the model's template") from e
+        said = " ".join(str(e).split())[:200]
+        raise BadModelFileError(f"chat template{where}: {said}; repair or replace the model's template") from e
+
+
+def run_template(source: str, values: dict[str, Any]) -> str:
+    """What the template makes of ``values``.
+
+    Raises:
+        BadModelFileError: it is not a Jinja template.
+        InvalidRequestError: it refused the conversation, or failed on it, or makes too much of it.
+    """
+    template = compile_template(source)
+    pieces: list[str] = []
+    num_chars = 0
+    try:
+        for piece in template.generate(values):
+            num_chars += len(piece)
+            if num_chars > MAX_OUTPUT_CHARS:
+                what = f"the chat template makes more than {MAX_OUTPUT_CHARS} characters"
+                raise InvalidRequestError(f"{what} of this conversation; shorten it", param="messages")
+            pieces.append(piece)
+    except TemplateRefusal as e:
+        raise InvalidRequestError(str(e)[:1000] or "the chat template refused", param="messages") from e
+    except InvalidRequestError:
+        raise
+    except Exception as e:  # a template is code: on a conversation it was not written for it may raise anything
+        text = " ".join(str(e).split())[:200]
+        what = f"the model's chat template fails on this conversation ({type(e).__name__}: {text})"
+        raise InvalidRequestError(f"{what}; check roles and fields", param="messages") from e
+    return "".join(pieces)

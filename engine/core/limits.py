@@ -39,6 +39,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Width of the logits: the bound of every token id."""
     prompt_stretch: float = 0.0
     """How many times as long as without prompts a step may take for them; 0 = as long as they need."""
+    max_logprobs: int = -1
+    """Most alternatives of a token that may be asked for; -1 = the whole vocabulary."""
     draft_trees: bool = True
     """Verify trees of drafts as trees; else the chain of first children."""
     policy: Literal["fcfs", "priority"] = "fcfs"
@@ -78,7 +80,7 @@ def check_request(
     _check_lengths(len(prompt_ids), len(output_ids), params, config)
     _check_ids("prompt", prompt_ids, config.vocab_size)
     _check_ids("output_ids", output_ids, config.vocab_size)
-    _check_ranges(params, config.vocab_size)
+    _check_ranges(params, config)
     _check_lists(params, config.vocab_size)
     if priority and config.policy != "priority":
         raise InvalidRequestError(
@@ -147,7 +149,7 @@ def _check_range(param: str, value: float, least: float, most: float, *, above: 
         raise InvalidRequestError(f"{param} is {value}: must be {bound}", param=param)
 
 
-def _check_ranges(params: SamplingParams, vocab_size: int) -> None:
+def _check_ranges(params: SamplingParams, config: CoreConfig) -> None:
     _check_range("temperature", params.temperature, 0.0, 2.0)
     _check_range("top_p", params.top_p, 0.0, 1.0, above=True)
     _check_range("min_p", params.min_p, 0.0, 1.0)
@@ -159,8 +161,10 @@ def _check_ranges(params: SamplingParams, vocab_size: int) -> None:
     if not -(2**63) <= params.seed < 2**64:
         raise InvalidRequestError(f"seed is {params.seed}: must fit in 64 bits", param="seed")
     for param, value in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
-        if value is not None and not -1 <= value <= vocab_size:
-            raise InvalidRequestError(f"{param} is {value}: must be -1 (all) to {vocab_size}", param=param)
+        least, most = (0, config.max_logprobs) if config.max_logprobs >= 0 else (-1, config.vocab_size)
+        if value is not None and not least <= value <= most:
+            bound = f"{least} to {most}" if least == 0 else f"-1 (all) to {most}"
+            raise InvalidRequestError(f"{param} is {value}: must be {bound}", param=param)
 
 
 def _check_lists(params: SamplingParams, vocab_size: int) -> None:

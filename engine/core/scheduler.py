@@ -6,6 +6,7 @@ and who runs is kept by ``waiting.py`` and ``running.py``.
 """
 
 from collections.abc import Sequence
+from math import isnan
 
 from ..errors import ActorError, InvalidRequestError, UnavailableError
 from ..types import ErrorInfo, FinishReason, RequestId, SamplingParams
@@ -68,6 +69,8 @@ class Scheduler:
         if request_id in self._requests:
             raise InvalidRequestError(f"request id {request_id} is in use; choose another", param="request_id")
         check_request(prompt_ids, output_ids, params, priority, self.config)
+        if deadline is not None and isnan(deadline):  # it would break the order of everybody's deadlines
+            raise InvalidRequestError("the deadline is NaN: must be a number of seconds", param="deadline_s")
         if not output_ids:
             if self._draining:
                 raise UnavailableError("the server is shutting down; try another or again later", code="draining")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 from ..errors import BadModelFileError
@@ -60,7 +61,7 @@ def read(located: Located) -> ModelCard:
         end_ids=_end_ids(meta, tokens),
         defaults=_defaults(meta),
         license=str(meta.get("general.license", ""))[:200],
-        pooling=_POOLING.get(meta.get(f"{meta.get('general.architecture')}.pooling_type"), "last"),
+        pooling=_pooling(meta),
         marker_ids=markers(_marked(meta, tokens)),
     )
 
@@ -91,6 +92,11 @@ def _tokens(header: gguf.GGUFHeader) -> list[str]:
     return tokens
 
 
+def _pooling(meta: dict[str, Any]) -> str:
+    kind = meta.get(f"{meta.get('general.architecture')}.pooling_type")
+    return _POOLING.get(kind, "last") if isinstance(kind, int) else "last"
+
+
 def _id(meta: dict[str, Any], key: str, num_tokens: int) -> int | None:
     value = meta.get(f"tokenizer.ggml.{key}")
     return value if type(value) is int and 0 <= value < num_tokens else None
@@ -107,6 +113,6 @@ def _end_ids(meta: dict[str, Any], tokens: list[str]) -> list[int]:
 
 
 def _defaults(meta: dict[str, Any]) -> dict[str, Any]:
-    """``general.sampling.*``, which newer converters copy from generation_config."""
+    """``general.sampling.*``, which newer converters copy from generation_config; NaN and infinity say nothing."""
     found = {ours: meta.get(f"general.sampling.{theirs}") for theirs, ours in _SAMPLING.items()}
-    return {name: value for name, value in found.items() if type(value) in (int, float)}
+    return {name: v for name, v in found.items() if type(v) is int or (isinstance(v, float) and isfinite(v))}

@@ -114,7 +114,7 @@ def _special_texts(*tables: dict[str, Any]) -> dict[str, str]:
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """generation_config's list (else config's), the eos of the tokenizer, special tokens that end a turn."""
+    """The template in a file of its own, else of the tokenizer's settings (of several the default), else an old one."""
     path = folder / "chat_template.jinja"
     raw = _bytes(path, optional=True, most=_MAX_TEMPLATE)
     if raw is not None:
@@ -124,8 +124,8 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
             raise BadModelFileError(f"{path}: is not UTF-8 at byte {e.start}; pull the model again") from e
     value = settings.get("chat_template")
     if isinstance(value, list):
-        named = {t.get("name"): t.get("template") for t in value if isinstance(t, dict)}
-        value = named.get("default")
+        tables = [t for t in value if isinstance(t, dict) and t.get("name") == "default"]
+        value = tables[-1].get("template") if tables else None
     if value is None:
         value = _json(folder / "chat_template.json", optional=True).get("chat_template")
     if value is not None and (not isinstance(value, str) or len(value) > _MAX_TEMPLATE):

@@ -49,6 +49,8 @@ NO_EFFECT = {
 """Ollama's other parameters, and why they change nothing here."""
 MAX_STOPS = 64
 _MAX_STOP_CHARS = 256
+_UNBOUND = ("max_tokens", "seed")
+"""Ours that None takes back, which is -1 in Ollama's words."""
 _OLLAMAS_NAMES = {known.ours: name for name, known in PARAMETERS.items()}
 
 
@@ -71,7 +73,7 @@ def parameter(name: str, text: object) -> tuple[str, Any]:
     if not known.least <= value <= known.most or (known.above and value == known.least):
         bound = f"above {known.least:g}" if known.above else f"{known.least:g} or more"
         raise ValueError(f"{name} is {str(text)[:40]}: must be {bound}, and at most {known.most:g}")
-    if (known.ours == "max_tokens" and value < 1) or (known.ours == "seed" and value == -1):
+    if known.ours in _UNBOUND and (value < 1 if known.ours == "max_tokens" else value == -1):
         return known.ours, None
     return known.ours, max(0, value) if known.ours == "top_k" else value
 
@@ -96,6 +98,8 @@ def in_ollamas_words(ours: dict[str, Any]) -> list[tuple[str, Any]]:
     """(Ollama's name, value) of defaults by our names; one for each stop, none for what Ollama has no name for."""
     found: list[tuple[str, Any]] = []
     for name, value in ours.items():
+        if value is None and name in _UNBOUND:
+            value = -1
         if name in _OLLAMAS_NAMES and value is not None:
             found += [(_OLLAMAS_NAMES[name], v) for v in (value if isinstance(value, list) else [value])]
     return found

@@ -115,6 +115,15 @@ def test_the_message_says_what_would_work() -> None:
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_logprobs_are_bounded_as_at_the_gateway() -> None:
+    few = config(max_logprobs=20)
+    check_request([1], (), SamplingParams(max_tokens=1, logprobs=20, prompt_logprobs=0), 0, few)
+    for logprobs, prompt_logprobs in ((21, None), (-1, None), (None, 21)):
+        params = SamplingParams(max_tokens=1, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        with pytest.raises(InvalidRequestError, match="must be 0 to 20"):
+            check_request([1], (), params, 0, few)
+
+
 def test_the_priority_policy_takes_priorities() -> None:
     check_request([1], (), SamplingParams(max_tokens=1), -3, config(policy="priority"))
 

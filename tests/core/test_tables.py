@@ -36,6 +36,8 @@ class Tables(RuleBasedStateMachine):
         super().__init__()
         self.tables = BlockTables(config(num_blocks=BLOCKS, block_size=SIZE))
         self.slots: dict[tuple[int, int], int] = {}
+        self.texts: dict[bytes, tuple[list[int], str]] = {}
+        """What each digest stands for."""
         self.running: list[Request] = []
         self.preempted: list[Request] = []
         self.parked: list[int] = []
@@ -51,6 +53,10 @@ class Tables(RuleBasedStateMachine):
         self.write(request, end)
         request.num_computed = end
         self.tables.publish(request)
+        for index in range(end // SIZE):
+            digest = self.tables._index.digest(request.chain, request.tokens, index)
+            text = request.tokens[: (index + 1) * SIZE], request.cache_salt
+            assert self.texts.setdefault(digest, text) == text, "one digest for two texts"
 
     def seat(self, request: Request, parent: Request | None = None) -> bool:
         shared = self.tables.find(request, parent)
@@ -146,6 +152,14 @@ class Tables(RuleBasedStateMachine):
             for position in range(request.num_computed):
                 slot = request.blocks[position // SIZE], position % SIZE
                 assert self.slots[slot] == checksum(request.tokens[: position + 1], len(request.cache_salt))
+
+    @invariant()
+    def what_is_found_is_what_was_written(self) -> None:
+        """Idle blocks too: a digest leads to a block whose last slot holds the checksum of that very text."""
+        index = self.tables._index
+        for digest, block in index._block_of.items():
+            tokens, salt = self.texts[digest]
+            assert self.slots[block, SIZE - 1] == checksum(tokens, len(salt))
 
     def teardown(self) -> None:
         self.answer()

@@ -130,6 +130,16 @@ def test_ended_requests_leave_no_deadline_behind() -> None:
     assert harness.streams["r0"].last is not None
 
 
+def test_a_deadline_that_is_no_time_is_refused() -> None:
+    """NaN is neither before nor after anything: it would hide the deadlines of others behind it."""
+    harness = Harness(config())
+    with pytest.raises(InvalidRequestError, match="the deadline is NaN"):
+        harness.add("r0", [1], deadline=float("nan"))
+    harness.add("never", [1], deadline=float("inf"))
+    harness.add("soon", [1], deadline=5.0)
+    assert harness.core.next_deadline() == 5.0
+
+
 def test_check_sees_damage() -> None:
     harness = Harness(config())
     harness.add("r0", [1] * 4)

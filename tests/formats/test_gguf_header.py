@@ -1,6 +1,7 @@
 """The GGUF header reader: what it reads, and that nothing but BadModelFileError comes out of a bad file."""
 
 import random
+import re
 import struct
 import time
 import tracemalloc
@@ -152,6 +153,27 @@ def test_every_truncation_is_refused(tiny: Path, tmp_path: Path) -> None:
         path.write_bytes(whole[:place])
         with pytest.raises(BadModelFileError):
             read_header(path)
+
+
+@pytest.mark.parametrize("place", ["nothing", "8 bytes", "in the header", "in a tensor", "before the last byte"])
+def test_a_cut_file_is_named_with_the_byte(tiny: Path, tmp_path: Path, place: str) -> None:
+    whole, data_start = tiny.read_bytes(), read_header(tiny).data_start
+    ends = [0, 8, data_start // 2, (data_start + len(whole)) // 2, len(whole) - 1]
+    names = ["nothing", "8 bytes", "in the header", "in a tensor", "before the last byte"]
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(whole[: ends[names.index(place)]])
+    for skip_arrays in (False, True):
+        with pytest.raises(BadModelFileError, match=rf"{re.escape(str(path))}: .*byte \d+"):
+            read_header(path, skip_arrays=skip_arrays)
+
+
+def test_what_the_file_spells_stays_on_one_line_of_a_message(tmp_path: Path) -> None:
+    """Found by fuzzing: a key with a line break made an error of two lines, one with escapes wrote to the terminal."""
+    for key in (b"a\nb", b"\x1b[2J", b"k" * 4000):
+        with pytest.raises(BadModelFileError, match=r"byte \d+ of") as caught:
+            read_header(build(tmp_path / "bad.gguf", [key_value(key, 13, bytes(8))], []))
+        message = str(caught.value)
+        assert message.isprintable() and len(message) < 1000, message
 
 
 def test_flipped_bytes_give_a_header_or_one_error(tiny: Path, tmp_path: Path) -> None:

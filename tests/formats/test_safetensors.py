@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,16 @@ def test_bad_headers_are_refused(tmp_path: Path) -> None:
             read_header(build(path, b"{}", length=length))
     with pytest.raises(BadModelFileError, match="cannot be read"):
         read_index(tmp_path / "none.json")
+
+
+def test_a_cut_file_is_named_with_the_byte(tmp_path: Path) -> None:
+    whole = tiny_models.make_llama(tmp_path / "m", num_hidden_layers=1).joinpath("model.safetensors").read_bytes()
+    end = 8 + struct.unpack("<Q", whole[:8])[0]
+    path = tmp_path / "cut.safetensors"
+    for place in (0, 4, 8, end // 2, end, (end + len(whole)) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place])
+        with pytest.raises(BadModelFileError, match=rf"{re.escape(str(path))}: .*byte \d+"):
+            read_header(path)
 
 
 def test_truncations_and_flips_give_a_header_or_one_error(tmp_path: Path) -> None:

@@ -130,6 +130,8 @@ async def test_a_begun_answer_is_continued() -> None:
         ({"messages": [7]}, 400, "invalid_request_error", "messages.0.role"),
         ({"messages": [{"role": "user", "content": 7}]}, 400, "invalid_request_error", "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 400, "invalid_request_error", "content.0"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": 7}]}]},
+         400, "invalid_request_error", "messages.0.content.0.content is 7"),
         ({"system": [{"type": "image"}]}, 400, "invalid_request_error", "system.0"),
         ({"tools": [{"name": "f"}]}, 400, "invalid_request_error", "tools.0"),
         ({"tools": [TOOL, TOOL]}, 400, "invalid_request_error", "tools.1"),
@@ -137,7 +139,7 @@ async def test_a_begun_answer_is_continued() -> None:
         ({"temperature": "hot"}, 400, "invalid_request_error", "temperature must be a number"),
         ({"model": "other"}, 404, "not_found_error", "other"),
     ],
-)
+)  # fmt: skip
 async def test_refusals(fields: dict[str, Any], status: int, kind: str, words: str) -> None:
     engine = FakeEngine()
     async with in_process(engine) as client:

@@ -184,6 +184,8 @@ def test_the_store_is_bounded() -> None:
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0"),
         ({"input": [{"role": "wizard", "content": "x"}]}, "input.0.role"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content.0"),
+        ({"input": [{"type": "reasoning", "content": 7}]}, "input.0.content"),
+        ({"input": [{"type": "reasoning", "summary": {"a": 1}}]}, "input.0.summary"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"n": 2}, "n"),
         ({"truncation": "x"}, "truncation"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+from fuzzing.gguf_files import build, descriptions
 
 from paceline.engine.errors import BadModelFileError, PacelineError, StoreError
 from paceline.engine.store import card, resolve
@@ -53,6 +54,16 @@ def test_end_ids_of_generation_config_come_first(folder: Path) -> None:
 def test_sampling_defaults(folder: Path) -> None:
     edit(folder / "generation_config.json", temperature=0.7, top_p=0.8, top_k=20, do_sample=True, min_p="x")
     assert read(folder).defaults == {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_sampling_defaults_that_are_no_numbers_say_nothing(tmp_path: Path, value: float) -> None:
+    """An infinite top_k was an internal error for every request without one of its own."""
+    byte_level = descriptions()[-1]
+    keys = [[k, 6, value] if k == "general.sampling.top_k" else [k, kind, v] for k, kind, v in byte_level["keys"]]
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(build(byte_level | {"keys": keys}))
+    assert read(path).defaults == {"temperature": 0.5}
 
 
 def test_chat_template_by_source_order(folder: Path) -> None:
@@ -151,6 +162,16 @@ def test_pooling_of_a_gguf(tmp_path: Path) -> None:
     tiny_models.make_gguf(path, pooling_type=1)
     assert read(path).pooling == "mean"
     tiny_models.make_gguf(path)
+    assert read(path).pooling == "last"
+
+
+def test_a_list_where_a_name_belongs_is_no_name(folder: Path, tmp_path: Path) -> None:
+    """Found by fuzzing: neither can be looked up in a table, which was a TypeError."""
+    named = [{"name": [], "template": "a"}, {"name": "default", "template": "b"}]
+    edit(folder / "tokenizer_config.json", chat_template=named)
+    assert read(folder).chat_template == "b"
+    path = tmp_path / "tiny.gguf"
+    tiny_models.make_gguf(path, pooling_type=[1])
     assert read(path).pooling == "last"
 
 

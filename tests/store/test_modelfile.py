@@ -74,6 +74,7 @@ def test_endless_and_random_take_back_what_the_base_says() -> None:
     over = parse('FROM x\nPARAMETER num_predict -1\nPARAMETER seed -1\nSYSTEM """"""', "f").preset.over(base)
     assert over.sampling == {"max_tokens": None, "seed": None, "temperature": 0.5}
     assert over.system == "" and over.messages == base.messages
+    assert over.parameter_lines() == [("num_predict", -1), ("seed", -1), ("temperature", 0.5)]  # and is written again
 
 
 @pytest.mark.parametrize(

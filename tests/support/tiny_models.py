@@ -232,7 +232,8 @@ def _write_gguf_metadata(writer: Any, config: dict[str, Any], kind: str) -> None
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
     if config.get("pooling_type"):
-        writer.add_uint32(f"{kind}.pooling_type", config["pooling_type"])
+        pooling = config["pooling_type"]  # a list of them is a damaged file
+        (writer.add_array if isinstance(pooling, list) else writer.add_uint32)(f"{kind}.pooling_type", pooling)
     table = json.loads(tokenizer().to_str())["model"]
     tokens = sorted(table["vocab"], key=table["vocab"].__getitem__)
     writer.add_tokenizer_model("gpt2")

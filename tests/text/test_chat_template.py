@@ -205,6 +205,21 @@ def test_a_template_that_does_not_compile_is_a_bad_file() -> None:
         ChatTemplate("a\n{% if %}", {}, CONTROLS)
 
 
+@pytest.mark.parametrize(
+    ("source", "said"), [("{% break %}", "outside loop"), ("{% for a in b %}" * 30 + "{% endfor %}" * 30, "nested")]
+)
+def test_a_template_that_python_does_not_compile_is_a_bad_file(source: str, said: str) -> None:
+    """Found by fuzzing: Jinja takes these, the compiler behind it raises SyntaxError."""
+    with pytest.raises(BadModelFileError, match=said) as caught:
+        ChatTemplate(source, {}, CONTROLS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_that_is_no_python_name_is_a_fault_of_the_template() -> None:
+    """Found by fuzzing: Jinja writes 1e999 into its code as ``inf``."""
+    assert "inf" in str(refusal("{{ messages[0].content|indent(1e999) }}"))
+
+
 def test_compiling_is_cached() -> None:
     assert compile_template(CHATML) is compile_template(CHATML)
 

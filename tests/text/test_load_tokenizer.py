@@ -53,6 +53,25 @@ def test_what_is_no_tokenizer_json_is_one_error(tmp_path: Path, content: bytes |
         from_json(str(path))
 
 
+def test_a_panic_of_the_tokenizers_package_is_one_error(tmp_path: Path) -> None:
+    """Found by fuzzing: a panic is no Exception, so it ended the actor without a word about the file."""
+    whole = json.loads(byte_level().to_str())
+    whole["model"]["continuing_subword_prefix"] = "a longer prefix than some merge"
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(whole))
+    with pytest.raises(BadModelFileError, match=r"tokenizer\.json.*pull the model again") as caught:
+        from_json(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_no_unicode_are_one_error_on_one_line() -> None:
+    metadata = sentence_piece_metadata()
+    metadata["tokenizer.ggml.tokens"][0] = "\ud800"
+    with pytest.raises(BadModelFileError, match="cannot be built") as caught:
+        from_gguf(metadata)
+    assert "\n" not in str(caught.value)
+
+
 def test_control_and_user_defined_tokens_match_whole() -> None:
     built = from_gguf(byte_level_metadata())
     ids = encode(built, "a<|im_end|><think>b")

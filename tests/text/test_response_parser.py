@@ -318,6 +318,12 @@ def test_text_that_only_looks_like_a_call_is_content(name: str, text: str) -> No
     assert same_however_cut(name, text).values == (text, "", [])
 
 
+def test_a_call_behind_what_is_none_is_found_however_it_is_cut() -> None:
+    """Found by fuzzing: in one piece the text behind the fault was swallowed with it."""
+    message = same_however_cut("llama3_json", '{"":\n{"name": "get_time", "parameters": {}}')
+    assert message.values == ('{"":', "", [("get_time", {})])
+
+
 def test_without_tools_calls_are_content() -> None:
     template = template_of("hermes").only({"reasoning_content"})
     text = SAMPLES["hermes"]

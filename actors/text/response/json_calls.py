@@ -5,6 +5,7 @@ up ``arguments`` and ``parameters``, and some write the arguments as a string of
 """
 
 import json
+from contextlib import closing
 from typing import Any, Literal
 
 from .calls import ArgumentWriter, CallEvent, CallShape, dumps
@@ -41,9 +42,11 @@ class JsonCalls:
     def feed(self, text: str, *, is_last: bool = False) -> list[CallEvent]:
         """See ``CallReader``."""
         self._events = []
-        for token in self._lexer.feed(text):
-            if self.state == "more":
+        with closing(self._lexer.read(text)) as tokens:  # what is behind a fault is not read: it may be another call
+            for token in tokens:
                 self._take(token)
+                if self.state != "more":
+                    break
         if self.state == "more":
             self.state = self._lexer.state
         return self._events

@@ -6,7 +6,7 @@ put right. What is not JSON in any such way ends the reading, with the rest of t
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Literal, NamedTuple
 
 MAX_DEPTH = 100
@@ -72,16 +72,22 @@ class JsonLexer:
 
     def feed(self, text: str) -> list[Token]:
         """The tokens that ``text`` completes."""
+        return list(self.read(text))
+
+    def read(self, text: str) -> Generator[Token, None, None]:
+        """The same one after the other. Closed early, it leaves what is behind the last token as ``rest``."""
         text, self.rest = self.rest + text, ""
-        self._tokens = []
         at = 0
-        while at < len(text) and self.state == "more":
-            step = self._string(text, at) if self._close is not None else self._between(text, at)
-            if step == at:  # it takes more text to tell
-                break
-            at = step
-        self.rest = text[at:]
-        return self._tokens
+        try:
+            while at < len(text) and self.state == "more":
+                self._tokens = []
+                step = self._string(text, at) if self._close is not None else self._between(text, at)
+                if step == at:  # it takes more text to tell
+                    break
+                at = step
+                yield from self._tokens
+        finally:
+            self.rest = text[at:]
 
     def _put(self, kind: Any, text: str) -> None:
         self._tokens.append(Token(kind, text))

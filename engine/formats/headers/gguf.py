@@ -27,6 +27,7 @@ MAX_NAME_BYTES = 512
 MAX_DIMS = 4
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 20
+_MAX_SAID = 300  # characters of a message that may come from the file
 
 # ggml type number -> (name, weights in a block, bytes of a block), from ggml.h.
 GGML_TYPES: dict[int, tuple[str, int, int]] = {
@@ -139,8 +140,10 @@ class _Cursor:
     num_items: int = 0
 
     def fail(self, what: str) -> BadModelFileError:
+        """The error at this place. ``what`` may hold a key as the file spells it, with line breaks and escapes."""
+        said = "".join(c if c.isprintable() else "\ufffd" for c in what[:_MAX_SAID])
         remedy = "the file is damaged or cut short; fetch it again"
-        return BadModelFileError(f"{self.path}: byte {self.pos} of {self.size}: {what}; {remedy}")
+        return BadModelFileError(f"{self.path}: byte {self.pos} of {self.size}: {said}; {remedy}")
 
     def need(self, num_bytes: int, what: str) -> None:
         """Make the next ``num_bytes`` available in ``data``."""
@@ -206,7 +209,8 @@ def _read(at: _Cursor, skip_arrays: bool) -> GGUFHeader:
 
 def _read_magic(at: _Cursor) -> int:
     if at.size < 24:
-        raise BadModelFileError(f"{at.path}: {at.size} bytes are too few for a GGUF header of 24; fetch the file again")
+        what = f"{at.path}: byte {at.size}: the file ends"
+        raise BadModelFileError(f"{what}, too few bytes for a GGUF header of 24; fetch the file again")
     at.need(24, "header")
     if at.data[:4] != b"GGUF":
         raise BadModelFileError(
