@@ -17,6 +17,7 @@ from paceline.actors.client import EngineClient
 from paceline.actors.memory_mailbox import Faults, MemoryMailbox, MemoryNetwork
 from paceline.actors.messages import ActorLost, Stop
 from paceline.actors.scheduler import SchedulerActor
+from paceline.actors.tokenizer import Tokenizer
 from paceline.engine.config import Config
 
 
@@ -68,7 +69,7 @@ class Simulation:
         self._tasks: dict[str, asyncio.Task[int]] = {}
         self.supervisor = self.network.mailbox("supervisor")
         self.client_mailbox = self.network.mailbox("gateway")
-        self.client = EngineClient(self.client_mailbox)
+        self.client = EngineClient(self.client_mailbox, max_waiting=self.config.scheduler.max_queued_requests)
         self._client_task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Simulation":
@@ -118,6 +119,20 @@ class Simulation:
             self.supervisor.send(other, ActorLost(name, epoch))
         await anyio.sleep(down_s)
         self.start(name)
+
+
+def settle(sim: Simulation) -> None:
+    """Nothing is left of any call, anywhere."""
+    core = sim.scheduler.core
+    assert core is not None
+    core.check()
+    stats = core.stats()
+    assert (stats.num_running, stats.num_waiting, stats.num_used_blocks, stats.num_in_flight) == (0, 0, 0, 0)
+    assert not sim.scheduler._live and not sim.scheduler._outputs and not sim.scheduler._open
+    assert not sim.scheduler._orphans and not sim.scheduler._held
+    if isinstance(tokenizer := sim.actors.get("tokenizer"), Tokenizer):
+        assert not tokenizer._calls and not tokenizer._call_of
+    assert sim.client.num_open == 0
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], timeout_s: float = 5.0) -> None:
