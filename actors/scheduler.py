@@ -44,7 +44,7 @@ from .messages import (
     Stats,
 )
 from .orphans import Orphans, can_be_kept
-from .stats import MAX_OBSERVATIONS
+from .scheduler_counts import Counts, gauges
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,7 @@ class SchedulerActor(Actor):
         self._wake = asyncio.Event()
         self._was_busy = False
         self._checked_s = 0.0
-        self._counts: dict[str, float] = {}
-        self._samples: dict[str, list[float]] = {}
+        self._counts = Counts()
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -185,11 +184,11 @@ class SchedulerActor(Actor):
             )
         except PacelineError as e:
             if isinstance(e, UnavailableError) and e.code == "queue_full":
-                self._count("admission_rejections/max_num_queued_reqs")
+                self._counts.add("admission_rejections/max_num_queued_reqs")
             self._tell(sender, Refused(add.request_id, e.info()))
             return
         self._live[add.request_id] = _Live(add)
-        self._count("requests_replayed", add.is_again)
+        self._counts.add("requests_replayed", add.is_again)
         if self._proposer is not None:
             self._proposer.open(
                 add.request_id,
@@ -233,7 +232,7 @@ class SchedulerActor(Actor):
         if self.core is None or not self._open or self._open[0].step != result.step:
             return []  # of a plan that was voided
         plan = self._open.pop(0)
-        self._sample("step_time", result.elapsed_s)
+        self._counts.sample("step_time", result.elapsed_s)
         outputs = self.core.apply(plan, result)
         if self._head is not None:
             self._head.land(result.drafts)
@@ -298,7 +297,7 @@ class SchedulerActor(Actor):
         if self._proposer is not None:
             self._proposer.forget_plans()
         if self.core is not None:
-            self._count("requests_replayed", self.core.stats().num_running)
+            self._counts.add("requests_replayed", self.core.stats().num_running)
             self.core.forget_kv()
 
     # --- the tokenizer comes and goes ---------------------------------------------------------------------------------
@@ -311,15 +310,15 @@ class SchedulerActor(Actor):
             self._give(self.core.take_outputs())
             for request_id, live in list(self._live.items()):
                 so_far = self.core.replay(request_id) if live.can_be_kept else None
-                if so_far is None:
-                    self._abort(request_id)
-                else:
+                if so_far is not None:
                     self._orphans.take(so_far)
+                else:
+                    self._abort(request_id)
         self._outputs.clear()
 
     def _resume(self, sender: str, so_far: RequestOutput) -> None:
         """A new tokenizer asks for a request that went on without one."""
-        self._count("requests_replayed")
+        self._counts.add("requests_replayed")
         if not self._tell(sender, Added(so_far.request_id)):
             self._abort(so_far.request_id)
         elif so_far.token_ids or so_far.finish_reason is not None:
@@ -387,7 +386,7 @@ class SchedulerActor(Actor):
             self._open.append(plan)
             if self._proposer is not None:
                 self._proposer.sent(plan)
-            self._sample("iteration_tokens_total", sum(r.num_tokens + len(r.draft_ids) for r in plan.rows))
+            self._counts.sample("iteration_tokens_total", sum(r.num_tokens + len(r.draft_ids) for r in plan.rows))
 
     def _next_plan(self, core: Scheduler, now_s: float) -> StepPlan | None:
         if self._proposer is None:
@@ -432,27 +431,18 @@ class SchedulerActor(Actor):
         live = self._live.get(output.request_id)
         if live is None:
             return output
-        counts = self._counts
         if not live.started:
             live.started = True
-            counts["prompt_tokens"] = counts.get("prompt_tokens", 0) + live.num_prompt
-            counts["prompt_tokens_cached"] = counts.get("prompt_tokens_cached", 0) + output.num_cached
-        counts["generation_tokens"] = counts.get("generation_tokens", 0) + len(output.token_ids)
+            self._counts.add("prompt_tokens", live.num_prompt)
+            self._counts.add("prompt_tokens_cached", output.num_cached)
+        self._counts.add("generation_tokens", len(output.token_ids))
         if output.finish_reason is not None:
             del self._live[output.request_id]
-            self._count(f"request_success/{output.finish_reason}")
+            self._counts.add(f"request_success/{output.finish_reason}")
         if self._proposer is None:
             return output
         report = self._proposer.report(output.request_id, is_last=output.finish_reason is not None)
         return output if report is None else msgspec.structs.replace(output, speculation=report)
-
-    def _count(self, key: str, amount: float = 1) -> None:
-        self._counts[key] = self._counts.get(key, 0) + amount
-
-    def _sample(self, key: str, value: float) -> None:
-        samples = self._samples.setdefault(key, [])
-        if len(samples) < MAX_OBSERVATIONS:
-            samples.append(value)
 
     def _watch_idle(self) -> None:
         """Report changes between idle and busy at once, and look for lost blocks while nobody waits."""
@@ -469,29 +459,16 @@ class SchedulerActor(Actor):
         """The core's gauges and counters under the names of ``actors.stats``."""
         if self.core is None:
             return None
-        core, total = self.core.stats(), self.core.config.num_blocks
-        slots = core.num_allocated_slots
-        values: dict[str, float] = {
-            "num_requests_running": core.num_running,
-            "num_requests_waiting": core.num_waiting,
-            "kv_cache_usage_perc": core.num_used_blocks / total,
-            "kv_blocks_total": total,
-            "kv_blocks_free": total - core.num_used_blocks,
-            "kv_waste_ratio": 1 - core.num_filled_slots / slots if slots else 0.0,
-            "prefix_cache_queries": core.prefix_query_tokens,
-            "prefix_cache_hits": core.prefix_hit_tokens,
-            "num_preemptions": core.num_preemptions,
-        }
-        samples, self._samples = self._samples, {}
+        values, samples = gauges(self.core), self._counts.take_samples()
         if self._proposer is not None:
             tally = self._proposer.tally.values
-            values |= speculation.counts(core, tally, self.setup.config.speculation) | tally
+            values |= speculation.counts(self.core.stats(), tally, self.setup.config.speculation) | tally
             values |= self._proposer.method_stats()
             if self._drafter is not None:
                 values["spec_disabled_state/drafter"] = float(not self._drafter.is_up)
                 values |= self._drafter.ahead_counts(values)
             samples |= self._proposer.tally.take_samples()
-        return Stats(self.name, self.epoch, values | self._counts, samples)
+        return Stats(self.name, self.epoch, values | self._counts.values, samples)
 
     async def stop(self) -> None:
         """Stop the clocks."""

@@ -117,7 +117,7 @@ def test_deaths_anywhere_cost_no_call_and_no_token(seed: int, victims: list[str]
                     tasks.start_soon(one, sim, call)
                 for _ in range(3):
                     await anyio.sleep(rng.random() * 0.5)
-                    await sim.kill(rng.choice(victims), down_s=rng.choice([0.1, 1.0]) * rng.random())
+                    await sim.kill(rng.choice(victims), down_s=rng.choice([0.0, 0.1, 1.0]) * rng.random())
             for call in calls:
                 assert same(heard[call.call_id], wanted[call.call_id]), call
             await anyio.sleep(15.0)

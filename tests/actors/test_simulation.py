@@ -79,7 +79,7 @@ def test_the_prefix_cache_is_reset_on_the_way_from_client_to_core() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_deaths_anywhere_end_every_call_once_and_leak_nothing(seed: int) -> None:
+def test_deaths_anywhere_fail_no_call_and_leak_nothing(seed: int) -> None:
     async def main() -> None:
         rng = random.Random(seed)
         outcomes: dict[int, Outcome] = {}
@@ -90,8 +90,7 @@ def test_deaths_anywhere_end_every_call_once_and_leak_nothing(seed: int) -> None
             got = await ask(sim, f"c{i}", [i, i], num)
             assert i not in outcomes
             outcomes[i] = got
-            if not isinstance(got, PacelineError):
-                assert got == [expected([i, i], num)]
+            assert got == [expected([i, i], num)]
 
         async with Simulation(Faults(seed, max_delay_s=0.01)) as sim:
             async with anyio.create_task_group() as tasks:
@@ -101,9 +100,6 @@ def test_deaths_anywhere_end_every_call_once_and_leak_nothing(seed: int) -> None
                     await anyio.sleep(rng.random() * 0.8)
                     await sim.kill(rng.choice(["target", "target", "scheduler", "tokenizer"]), down_s=rng.random())
             assert len(outcomes) == 30
-            for outcome in outcomes.values():
-                if isinstance(outcome, PacelineError):
-                    assert isinstance(outcome, UnavailableError) and outcome.info().retry_after_s, outcome
             await anyio.sleep(2.0)
             assert await ask(sim, "after", [7], 5) == [expected([7], 5)]
             await anyio.sleep(1.0)

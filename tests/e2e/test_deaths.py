@@ -43,9 +43,9 @@ def server(serve: Any) -> Iterator[Server]:
         yield running
 
 
-def play(url: str, body: dict[str, Any]) -> dict[str, Any]:
+def play(url: str, body: dict[str, Any]) -> dict[Any, Any]:
     """Everything that a stream tells, put together by choice."""
-    told: dict[str, Any] = {}
+    told: dict[Any, Any] = {}
     body = body | {"stream": True, "stream_options": {"include_usage": True}}
     with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as answer:
         assert answer.status_code == 200, answer.read()
@@ -68,7 +68,7 @@ def play(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server: Server) -> list[dict[str, Any]]:
+def undisturbed(server: Server) -> list[dict[Any, Any]]:
     with ThreadPoolExecutor(len(CALLS)) as pool:
         told = list(pool.map(lambda body: play(server.url, body), CALLS))
     assert told[4][0]["end"] in (["stop", "a"], ["stop", "the"])
@@ -98,7 +98,7 @@ class Watch:
             self.seen.add((get(f"{self._url}/health")[0], ready(self._url)["status"]))
 
 
-def run_with_deaths(server: Server, victim: str, signals: list[signal.Signals]) -> list[dict[str, Any]]:
+def run_with_deaths(server: Server, victim: str, signals: list[signal.Signals]) -> list[dict[Any, Any]]:
     """All calls at once; the victim gets one signal after the other, each while calls run and all is well again."""
 
     def restarts() -> int:
