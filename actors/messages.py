@@ -10,7 +10,7 @@ Who talks to whom::
        ^            ^             ^          ^
        +------------+-- supervisor ----------+     (Hello, Heartbeat, Failed up; Stop, Drain, ActorLost down)
        +--------------------------+                (ResetPrefixCache, PrefixCacheReset)
-    every actor -> gateway: Stats
+    every actor -> gateway: Stats; an actor -> who sends it work, and target -> scheduler: Hello
 """
 
 from typing import Any, Literal, TypeAlias

@@ -15,8 +15,8 @@ from fake_actors import config, expected, text_of
 from simulation import Simulation, settle, simulate
 
 from paceline.actors import neighbour
-from paceline.actors.memory_mailbox import Faults, MemoryNetwork
-from paceline.actors.messages import Admitted, Generate, Sampling, TextDelta
+from paceline.actors.memory_mailbox import Faults
+from paceline.actors.messages import Admitted, EngineState, Generate, Sampling, TextDelta, Tokenize
 from paceline.engine.errors import PacelineError, UnavailableError
 
 
@@ -126,21 +126,6 @@ def test_deaths_anywhere_cost_no_call_and_no_token(seed: int, victims: list[str]
     simulate(main)
 
 
-class Trigger(MemoryNetwork):
-    """Calls ``act`` once, when the message with number ``at`` between the engine's own actors goes out."""
-
-    at = -1
-    num_sent = 0
-    due: anyio.Event
-
-    def post(self, source: bytes, to: bytes, frame: bytes, delays: list[float]) -> None:
-        super().post(source, to, frame, delays)
-        if b"supervisor" not in source + to and b"Stats" not in frame:
-            self.num_sent += 1
-            if self.num_sent == self.at:
-                self.due.set()
-
-
 @pytest.mark.parametrize("victim", ["scheduler", "tokenizer"])
 def test_a_death_at_every_single_message(victim: str) -> None:
     """Two calls, one of them of three choices with a stop string; the victim dies behind message 1, 2, 3, ..."""
@@ -160,27 +145,23 @@ def test_a_death_at_every_single_message(victim: str) -> None:
         at = 0
         while True:
             at += 1
-            sim = Simulation(Faults(at, max_delay_s=0.01))
-            sim.network.__class__ = Trigger
-            assert isinstance(sim.network, Trigger)
-            sim.network.due = anyio.Event()
             heard: dict[str, Heard] = {}
 
-            async def one(call: Generate, sim: Simulation = sim, heard: dict[str, Heard] = heard) -> None:
+            async def one(sim: Simulation, call: Generate, heard: dict[str, Heard] = heard) -> None:
                 heard[call.call_id] = await hear(sim, call)
 
-            async with sim:
-                sim.network.at = sim.network.num_sent + at
+            async with Simulation(Faults(at, max_delay_s=0.01)) as sim:
+                is_time = sim.network.sent(at)
                 async with anyio.create_task_group() as tasks:
                     for call in calls:
-                        tasks.start_soon(one, call)
+                        tasks.start_soon(one, sim, call)
                     with anyio.move_on_after(5.0):
-                        await sim.network.due.wait()
-                        await sim.kill(victim)
+                        await is_time.wait()
+                        await sim.kill(victim, down_s=0.1 * (at % 3))
                 assert heard == wanted, f"the {victim} died behind message {at}"
                 await anyio.sleep(12.0)
                 settle(sim)
-            if not sim.network.due.is_set():
+            if not is_time.is_set():
                 break
         assert at > 60
 
@@ -287,6 +268,54 @@ def test_calls_wait_only_so_long_and_only_so_many(victim: str) -> None:
             again = await hear(sim, Generate("d", Sampling(max_tokens=3), prompts=[[1]]))
             assert again.texts == [text_of(expected([1], 3))]
             settle(sim)
+
+    simulate(main)
+
+
+def test_other_questions_are_asked_again_too() -> None:
+    async def main() -> None:
+        async with Simulation() as sim:
+            answers: dict[str, Any] = {}
+
+            async def ask(name: str, question: Any) -> None:
+                answers[name] = await question
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: sim.kill("scheduler", down_s=3.0))
+                tasks.start_soon(lambda: sim.kill("tokenizer", down_s=3.0))
+                await anyio.sleep(1.0)
+                tasks.start_soon(ask, "blocks", sim.client.reset_prefix_cache())
+                tasks.start_soon(ask, "ids", sim.client.tokenize(Tokenize("t", "7 8 ")))
+                await anyio.sleep(1.0)
+                assert not answers
+            await anyio.sleep(2.0)
+            assert answers["blocks"] == 0 and answers["ids"].token_ids == [7, 8]
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("victim", ["scheduler", "tokenizer"])
+def test_calls_that_wait_end_at_once_when_the_engine_has_failed(victim: str) -> None:
+    async def main() -> None:
+        async with Simulation(Faults(1, max_delay_s=0.01)) as sim:
+            caught: list[UnavailableError] = []
+
+            async def one() -> None:
+                try:
+                    await hear(sim, Generate("c", Sampling(max_tokens=190), prompts=[[1]]))
+                except UnavailableError as e:
+                    caught.append(e)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one)
+                await anyio.sleep(0.1)
+                tasks.start_soon(lambda: sim.kill(victim, down_s=20.0))
+                await anyio.sleep(1.0)
+                assert not caught
+                for name in ("gateway", "tokenizer"):
+                    sim.supervisor.send(name, EngineState("failed", [], f"{victim}: no such device"))
+                await anyio.sleep(0.1)
+                assert "no such device" in str(caught[0]) and caught[0].retry_after_s > 0
 
     simulate(main)
 
