@@ -1,10 +1,25 @@
 """What the client sends when its question has to be asked again."""
 
+import contextlib
+
+import anyio
 import pytest
 
 from paceline.actors.asked import Asked
 from paceline.actors.call import Call
-from paceline.actors.messages import Admitted, Again, Generate, PromptInfo, Sampling, TextDelta, Tokenize
+from paceline.actors.client import EngineClient
+from paceline.actors.memory_mailbox import MemoryNetwork
+from paceline.actors.messages import (
+    ActorLost,
+    Admitted,
+    Again,
+    Generate,
+    Hello,
+    PromptInfo,
+    Sampling,
+    TextDelta,
+    Tokenize,
+)
 from paceline.actors.neighbour import MAX_REPLAYS
 from paceline.engine.errors import UnavailableError
 
@@ -43,3 +58,44 @@ def test_nothing_is_asked_for_ever(message: Generate | Tokenize) -> None:
     with pytest.raises(UnavailableError, match="died 4 times") as caught:
         asked.to_send(1.0)
     assert caught.value.retry_after_s > 0
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_what_found_no_room_at_the_dead_tokenizer_is_sent_once(told_first: bool) -> None:
+    """Word of the death may come before the Hello of another, or behind it."""
+
+    async def main() -> None:
+        network = MemoryNetwork(high_water_mark=1)
+        network.mailbox("tokenizer")
+        client = EngineClient(network.mailbox("gateway"))
+        supervisor, lost = network.mailbox("supervisor"), ActorLost("tokenizer", 0)
+
+        async def ask(call_id: str) -> None:
+            call = Generate(call_id, Sampling(), prompts=["x"])
+            async with contextlib.aclosing(client.generate(call)) as items:
+                async for _ in items:
+                    pass
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.run)
+            tasks.start_soon(ask, "one")
+            await anyio.sleep(0.02)
+            tasks.start_soon(ask, "two")
+            await anyio.sleep(0.02)
+            assert not client._outbox.is_empty
+            tokenizer = network.mailbox("tokenizer", 1)
+            network.high_water_mark = 100
+            if told_first:
+                supervisor.send("gateway", lost)
+                await anyio.sleep(0.02)
+                assert not network.inbox(tokenizer.address)
+            tokenizer.send("gateway", Hello("tokenizer", 1, 1))
+            asked = [(await tokenizer.receive())[1].call_id for _ in range(2)]
+            if not told_first:
+                supervisor.send("gateway", lost)
+            await anyio.sleep(0.02)
+            assert sorted(asked) == ["one", "two"] and not network.inbox(tokenizer.address)
+            tasks.cancel_scope.cancel()
+        client.close()
+
+    anyio.run(main)

@@ -272,6 +272,30 @@ def test_calls_wait_only_so_long_and_only_so_many(victim: str) -> None:
     simulate(main)
 
 
+@pytest.mark.parametrize("grammar", ["", "any"])
+def test_what_was_taken_is_taken_again_whatever_the_queue_holds(grammar: str) -> None:
+    """By a scheduler that has no target yet, and by one whose requests all wait for a grammar at the same time."""
+
+    async def main() -> None:
+        async with Simulation(Faults(1, max_delay_s=0.01), settings=config(max_queued_requests=2)) as sim:
+            heard: dict[int, Heard] = {}
+
+            async def one(i: int) -> None:
+                call = Generate(f"c{i}", Sampling(max_tokens=190, grammar=grammar), prompts=[[i]])
+                heard[i] = await hear(sim, call)
+
+            async with anyio.create_task_group() as tasks:
+                for i in range(5):
+                    tasks.start_soon(one, i)
+                    await anyio.sleep(0.1)
+                if not grammar:
+                    tasks.start_soon(lambda: sim.kill("target", down_s=5.0))
+                await sim.kill("scheduler")
+            assert [heard[i].texts for i in range(5)] == [[text_of(expected([i], 190))] for i in range(5)]
+
+    simulate(main)
+
+
 def test_other_questions_are_asked_again_too() -> None:
     async def main() -> None:
         async with Simulation() as sim:

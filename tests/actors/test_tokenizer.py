@@ -648,6 +648,37 @@ def test_another_scheduler_gets_what_is_open_behind_the_output_so_far(tmp_path: 
     play(tmp_path, scene)
 
 
+@pytest.mark.parametrize("told_first", [True, False])
+def test_what_found_no_room_at_the_dead_scheduler_is_sent_once(tmp_path: Path, told_first: bool) -> None:
+    """Word of the death may come before the Hello of another, or behind it."""
+
+    async def scene(b: Bench) -> None:
+        lost = ActorLost("scheduler", 0)
+        for call_id in ("one", "two"):
+            b.call(call_id, prompts=["x"])
+        await anyio.sleep(0.02)
+        assert len(b.network.inbox(b.scheduler.address)) == 2 and not b.actor._outbox.is_empty
+        b.scheduler = b.network.mailbox("scheduler", 1)
+        if told_first:
+            b.supervisor.send("tokenizer", lost)
+            await anyio.sleep(0.02)
+            await b.quiet()
+        b.scheduler.send("tokenizer", Hello("scheduler", 1, 1))
+        adds = [await b.asked() for _ in range(2)]
+        assert {add.request_id for add in adds} == {"one-0", "two-0"}
+        if not told_first:
+            b.supervisor.send("tokenizer", lost)
+        await anyio.sleep(0.02)
+        await b.quiet()
+        for add in adds:
+            b.scheduler.send("tokenizer", Added(add.request_id))
+            assert isinstance(await b.reply(), Admitted)
+            b.output(add.request_id, 0, [300], finish_reason="length")
+            await b.deltas()
+
+    play(tmp_path, scene, high_water_mark=2)
+
+
 def test_choices_that_the_caller_has_whole_are_not_asked_for_again(tmp_path: Path) -> None:
     async def scene(b: Bench) -> None:
         b.call(prompts=["x", "y"], n=2, again=Again(1, True, [0, 3]))
