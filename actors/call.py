@@ -12,6 +12,7 @@ import msgspec
 from ..engine.errors import ActorError, DeadlineError, InvalidRequestError, PacelineError, UnavailableError
 from ..engine.types import ErrorInfo
 from .messages import Admitted, PrefixCacheReset, TextDelta, Tokenized
+from .told import Gap, Told
 
 Item: TypeAlias = Admitted | TextDelta | Tokenized | PrefixCacheReset
 
@@ -22,13 +23,13 @@ MAX_BUFFERED = 64
 class Call:
     """Filled by ``put`` and ``fail``, emptied by one reader through ``next``."""
 
-    __slots__ = ("_awake", "_buffer", "_ends", "_num_chars", "error", "num_open")
+    __slots__ = ("_awake", "_buffer", "_told", "error", "is_admitted", "num_open")
 
     def __init__(self, num_choices: int) -> None:
         self._buffer: deque[Item] = deque()
         self._awake = asyncio.Event()
-        self._num_chars: dict[int, int] = {}
-        self._ends: set[int] = set()
+        self._told: dict[int, Told] = {}
+        self.is_admitted = False
         self.num_open = num_choices
         """Choices that have not had their last delta."""
         self.error: PacelineError | None = None
@@ -38,19 +39,33 @@ class Call:
         """Whether the engine will send nothing more."""
         return self.num_open == 0 or self.error is not None
 
+    @property
+    def ended(self) -> list[int]:
+        """Choices that have had their last delta."""
+        return [index for index, told in self._told.items() if told.is_over]
+
+    def begin_again(self) -> None:
+        """The engine answers anew from here on, with the same text: what has come is not told twice."""
+        for told in self._told.values():
+            told.begin_again()
+
     def put(self, item: Item) -> None:
         """Keep ``item``. What came before is dropped by offset; a gap in a choice's text fails the call."""
         if isinstance(item, TextDelta):
-            expected = self._num_chars.get(item.index, 0)
-            if item.offset < expected or item.index in self._ends:
+            told = self._told.setdefault(item.index, Told())
+            try:
+                news = told.news(item)
+            except Gap as gap:
+                self.fail(ActorError(f"text of choice {item.index} is missing {gap}; try again"))
                 return
-            if item.offset > expected:
-                self.fail(ActorError(f"text of choice {item.index} is missing after character {expected}; try again"))
+            if news is None:
                 return
-            self._num_chars[item.index] = expected + item.num_chars
-            if item.finish_reason is not None:
-                self._ends.add(item.index)
-                self.num_open -= 1
+            item = news
+            self.num_open -= told.is_over
+        elif isinstance(item, Admitted):
+            if self.is_admitted:
+                return
+            self.is_admitted = True
         elif isinstance(item, Tokenized | PrefixCacheReset):
             self.num_open = 0
         if len(self._buffer) < MAX_BUFFERED or not self._join(item):

@@ -39,6 +39,8 @@ class Choice:
         self.request_id = request_id
         self.is_done = False
         """Its last delta was made; whatever comes later is dropped."""
+        self.output_ids: list[int] = []
+        """All tokens that have come: what a new scheduler has to be told."""
         self._call_id = call_id
         self._index = index
         self._tokens = tokens
@@ -77,6 +79,7 @@ class Choice:
         token_ids = output.token_ids[known:]
         if not token_ids and output.finish_reason is None:
             return None
+        self.output_ids += token_ids
         is_first = self._num_tokens == 0
         if is_first:
             self._num_cached, self._queue_s = output.num_cached, output.queue_s

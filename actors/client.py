@@ -1,8 +1,8 @@
 """The engine's asynchronous API, for the gateway, ``paceline run``, ``batch``, tests and benchmarks.
 
 It speaks with the tokenizer actor, and with the scheduler about its prefix cache. Every call ends exactly once, with
-its last delta or with one PacelineError: also when the tokenizer dies, when text is missing, and when nothing has come
-long after the deadline.
+its last delta or with one PacelineError: also when text is missing, and when nothing has come long after the deadline.
+When the tokenizer dies, calls stay open: another one is sent them again, and tells what has not been told yet.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from ..engine.config import Config
 from ..engine.errors import ActorError, DeadlineError, UnavailableError
 from ..engine.store.located import Located, ModelCard
 from .actor import root_cause
+from .asked import Asked, Question
 from .call import Call, Item, error_of
 from .draft_files import find_drafter
 from .mailbox import Mailbox, MailboxFull
@@ -29,6 +30,7 @@ from .messages import (
     Detokenize,
     EngineState,
     Generate,
+    Hello,
     PrefixCacheReset,
     ResetPrefixCache,
     Stats,
@@ -36,13 +38,16 @@ from .messages import (
     Tokenize,
     Tokenized,
 )
+from .neighbour import RETRY_AFTER_S, Neighbour
+from .outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 GRACE_S = 10.0
 """The scheduler ends a call at its deadline; this much later we do, whatever became of the scheduler."""
 TOKENIZE_S = 60.0
-_RETRY_S = 5.0
+_MAX_WAITING = 1024
+"""Messages kept for a peer whose mailbox is full; and calls that wait for a tokenizer to come back."""
 
 
 class StatsSink(Protocol):
@@ -63,11 +68,17 @@ class EngineClient:
     Messages come in through ``run``, which receives for ever, or through ``handle``, from an actor's own loop.
     """
 
-    def __init__(self, mailbox: Mailbox, sink: StatsSink | None = None) -> None:
+    def __init__(
+        self, mailbox: Mailbox, sink: StatsSink | None = None, *, tokenizer_epoch: int = 0,
+        max_waiting: int = _MAX_WAITING,
+    ) -> None:  # fmt: skip
+        """``max_waiting``: calls that may wait for a tokenizer to come back."""
         self._mailbox = mailbox
+        self._outbox = Outbox(mailbox, _MAX_WAITING)
         self._sink = sink
-        self._calls: dict[str, Call] = {}
-        self._aborts: list[str] = []  # that found no room yet
+        self._open_calls: dict[str, Asked] = {}
+        self._tokenizer = Neighbour("tokenizer", tokenizer_epoch, self._give_up)
+        self._max_waiting = max_waiting
         self._idle = asyncio.Event()
         self.state: EngineState | None = None
         """The supervisor's latest word."""
@@ -77,11 +88,11 @@ class EngineClient:
     @property
     def num_open(self) -> int:
         """Calls that have not ended."""
-        return len(self._calls)
+        return len(self._open_calls)
 
     async def drained(self) -> None:
         """Return once no call is open."""
-        while self._calls:
+        while self._open_calls:
             self._idle.clear()
             await self._idle.wait()
 
@@ -130,48 +141,62 @@ class EngineClient:
         return item.num_blocks
 
     @contextmanager
-    def _open(
-        self, message: Generate | Tokenize | Detokenize | ResetPrefixCache, num_choices: int, timeout_s: float,
-        to: str = "tokenizer",
-    ) -> Iterator[Call]:  # fmt: skip
+    def _open(self, message: Question, num_choices: int, timeout_s: float, to: str = "tokenizer") -> Iterator[Call]:
         """Send ``message``, collect what belongs to it, and abort it unless it was over on leaving."""
         call_id = message.call_id
-        if call_id in self._calls:
+        if call_id in self._open_calls:
             raise ActorError(f"call id {call_id} is in use; choose another")
-        self._retry_aborts()
-        try:
-            self._mailbox.send(to, message)
-        except MailboxFull:
-            raise UnavailableError(f"the {to}'s queue is full; try again soon", code="queue_full") from None
-        call = self._calls[call_id] = Call(num_choices)
+        asked = Asked(message, to, Call(num_choices), anyio.current_time())
+        self._ask(asked)
+        self._open_calls[call_id] = asked
         late = DeadlineError(f"no answer within {timeout_s:.0f} s; try again, or ask for less")
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, call_id, late)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, asked, late)
         try:
-            yield call
+            yield asked.call
         finally:
             timer.cancel()
-            if self._calls.pop(call_id, None) is not None and not call.is_over:
+            if self._open_calls.pop(call_id, None) is not None and not asked.call.is_over:
                 self._abort(call_id)
-            if not self._calls:
+            if not self._open_calls:
                 self._idle.set()
 
-    def _expire(self, call_id: str, late: DeadlineError) -> None:
-        if (call := self._calls.get(call_id)) is not None and not call.is_over:
-            call.fail(late)
-            self._abort(call_id)
+    def _ask(self, asked: Asked) -> None:
+        """Send a new question, or have it wait for the tokenizer to come back.
+
+        Raises:
+            UnavailableError: there is no room, or the tokenizer has been away for too long.
+        """
+        if asked.to == self._tokenizer.name and not self._tokenizer.is_up:
+            if self._tokenizer.is_late:
+                raise self._tokenizer.why_down()
+            if sum(not other.is_sent for other in self._open_calls.values()) >= self._max_waiting:
+                what = f"{self._max_waiting} calls wait for the tokenizer to come back; try again soon"
+                raise UnavailableError(what, code="queue_full")
+            return
+        try:
+            self._outbox.send(asked.to, asked.to_send(anyio.current_time()))
+        except MailboxFull:
+            raise UnavailableError(f"the {asked.to}'s queue is full; try again soon", code="queue_full") from None
+
+    def _ask_again(self, to: str) -> None:
+        """Another ``to`` is there, which knows none of what is open."""
+        self._outbox.forget(to)
+        for asked in list(self._open_calls.values()):
+            if asked.to == to and not asked.call.is_over:
+                try:
+                    self._outbox.send(to, asked.to_send(anyio.current_time()), force=True)
+                except UnavailableError as e:
+                    asked.call.fail(e)
+
+    def _expire(self, asked: Asked, late: DeadlineError) -> None:
+        if not asked.call.is_over:
+            asked.call.fail(late)
+            self._abort(asked.call_id)
 
     def _abort(self, call_id: str) -> None:
-        self._aborts.append(call_id)
-        self._retry_aborts()
-
-    def _retry_aborts(self) -> None:
-        """Send the aborts that are due; a full mailbox keeps them for the next message that comes or goes."""
-        while self._aborts:
-            try:
-                self._mailbox.send("tokenizer", AbortCall(self._aborts[0]))
-            except MailboxFull:
-                return
-            self._aborts.pop(0)
+        """Tell the tokenizer; one that is away has nothing to abort, and its replacement is not sent the call."""
+        if self._tokenizer.is_up:
+            self._outbox.send("tokenizer", AbortCall(call_id), force=True)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -189,41 +214,55 @@ class EngineClient:
             case TextDelta() | Admitted() | Tokenized() | PrefixCacheReset():
                 self._put(message)
             case CallFailed():
-                if (call := self._calls.get(message.call_id)) is not None:
-                    call.fail(error_of(message.error))
+                if (asked := self._open_calls.get(message.call_id)) is not None:
+                    asked.call.fail(error_of(message.error))
+            case Hello():
+                if message.actor == self._tokenizer.name and self._tokenizer.met(message.epoch):
+                    self._ask_again(message.actor)
             case EngineState():
                 self.state = message
+                if message.state == "failed" and not self._tokenizer.is_up:
+                    self._fail_all(message.error or "the engine has failed; see the server's log")
                 if self._sink is not None:
                     self._sink.take_state(message)
             case Stats():
                 self.stats[message.actor] = message
                 if self._sink is not None:
                     self._sink.take(message)
-            case ActorLost() if message.actor.startswith("tokenizer"):
-                self._fail_all()
+            case ActorLost():
+                self._lose(message)
             case _:
                 pass
-        if self._aborts:
-            self._retry_aborts()
 
     def _put(self, item: Item) -> None:
-        call = self._calls.get(item.call_id)
-        if call is None or call.error is not None:
+        asked = self._open_calls.get(item.call_id)
+        if asked is None or asked.call.error is not None:
             return
-        call.put(item)
-        if call.error is not None:  # a gap: the tokenizer does not know that the call is over
+        asked.call.put(item)
+        if asked.call.error is not None:  # a gap: the tokenizer does not know that the call is over
             self._abort(item.call_id)
 
-    def _fail_all(self) -> None:
-        for call in self._calls.values():
-            if not call.is_over:
-                call.fail(
-                    UnavailableError(
-                        "the tokenizer process died; send the request again",
-                        code="engine_unavailable",
-                        retry_after_s=_RETRY_S,
-                    )
-                )
+    def _lose(self, lost: ActorLost) -> None:
+        """What the tokenizer had waits for another; what the scheduler was asked goes to the inbox of the next one."""
+        if lost.actor == self._tokenizer.name:
+            if self._tokenizer.lost(lost.epoch):
+                self._outbox.forget(lost.actor)
+        else:
+            self._ask_again(lost.actor)
+
+    def _give_up(self) -> None:
+        """No tokenizer has come for too long."""
+        self._fail_all(str(self._tokenizer.why_down()))
+
+    def _fail_all(self, message: str) -> None:
+        for asked in self._open_calls.values():
+            if asked.to == self._tokenizer.name and not asked.call.is_over:
+                asked.call.fail(UnavailableError(message, code="engine_unavailable", retry_after_s=RETRY_AFTER_S))
+
+    def close(self) -> None:
+        """Stop all clocks; nothing is sent any more."""
+        self._tokenizer.close()
+        self._outbox.close()
 
     # --- an engine of one's own ---------------------------------------------------------------------------------------
 
@@ -246,7 +285,7 @@ class EngineClient:
             drafter = find_drafter(config)
             supervisor = Supervisor(config, located, card, actors, folder, entries=entries, drafter=drafter)
             mailbox = ZmqMailbox("gateway", 0, folder)
-            client = cls(mailbox)
+            client = cls(mailbox, max_waiting=config.scheduler.max_queued_requests)
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(client.run)
@@ -259,6 +298,7 @@ class EngineClient:
             except BaseExceptionGroup as group:
                 failure = root_cause(group)
             finally:
+                client.close()
                 mailbox.close()
         if failure is not None:
             raise failure

@@ -10,7 +10,7 @@ Who talks to whom::
        ^            ^             ^          ^
        +------------+-- supervisor ----------+     (Hello, Heartbeat, Failed up; Stop, Drain, ActorLost down)
        +--------------------------+                (ResetPrefixCache, PrefixCacheReset)
-    every actor -> gateway: Stats
+    every actor -> gateway: Stats; an actor -> who sends it work, and target -> scheduler: Hello
 """
 
 from typing import Any, Literal, TypeAlias
@@ -38,7 +38,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True, omit_defau
 
 
 class Hello(Message, frozen=True):
-    """First message of an actor to the supervisor, and of the target to the scheduler, when it can work."""
+    """First message of an actor to the supervisor, and to the neighbours that send it work, when it can work."""
 
     actor: str
     pid: int
@@ -192,6 +192,17 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """In place of ``Sampling.grammar`` where the prompt ends within the model's reasoning."""
 
 
+class Again(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a call has behind it that is sent once more, because who had it died."""
+
+    num_replays: int
+    """Times that it was sent again, this one included."""
+    was_admitted: bool = False
+    """It was taken once, and so it is again, however long the queue is."""
+    ended: list[int] = []
+    """Choices whose last delta has arrived: they are not computed again."""
+
+
 class Generate(Message, frozen=True):
     """One call. Exactly one of ``prompts`` and ``chat`` is set. Choices = prompts x n, index = prompt * n + i."""
 
@@ -217,6 +228,8 @@ class Generate(Message, frozen=True):
     """Each choice is one vector, in its only delta; of ``sampling`` nothing is read."""
     reading: Reading | None = None
     """None: the output is content as it is."""
+    again: Again | None = None
+    """None: the first time."""
 
 
 class AbortCall(Message, frozen=True):
@@ -362,7 +375,8 @@ class PrefixCacheReset(Message, frozen=True):
 class Add(Message, frozen=True):
     """Put a request into the queue; answered by ``Added`` or ``Refused``.
 
-    ``output_ids`` is not empty when a request is added again after the scheduler died: it goes on behind them.
+    ``output_ids`` is not empty when a request is added again after the scheduler died: it goes on behind them. When the
+    tokenizer died they are unknown: then ``Added`` is followed by the output so far of a request that lives.
     """
 
     request_id: RequestId
@@ -377,6 +391,8 @@ class Add(Message, frozen=True):
     speculation: SpeculationControl | None = None
     prediction_ids: list[int] = []
     """What the client expects to get, for speculators that look text up."""
+    is_again: bool = False
+    """It was taken before, by a process that died or for one; no bound of the queue counts for it."""
 
 
 class Added(Message, frozen=True):
@@ -471,6 +487,7 @@ TokenizerInbox: TypeAlias = (
     | Added
     | Refused
     | RequestOutput
+    | Hello
     | EngineState
     | ActorLost
     | Drain
@@ -487,6 +504,7 @@ GatewayInbox: TypeAlias = (
     | TextDelta
     | Tokenized
     | PrefixCacheReset
+    | Hello
     | EngineState
     | Stats
     | ActorLost

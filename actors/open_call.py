@@ -11,6 +11,7 @@ from ..engine.errors import InvalidRequestError
 from ..engine.types import RequestId, SpeculationControl
 from .choice import Choice
 from .messages import Add, Generate, PromptInfo, TextDelta
+from .neighbour import check_replays
 from .text.prompt import Prompt, param_of
 from .text.response.reader import OutputReader
 from .text.sampling import SamplingResolver, Sizes, choice_seed
@@ -49,8 +50,17 @@ class OpenCall:
         self.is_admitted = False
         self.backlog: deque[Add] = deque()
         """Requests that the scheduler has not got yet."""
-        self._out: dict[RequestId, int] = {}  # prompt tokens of those that it has
+        self._out: dict[RequestId, Add] = {}  # those that it has
         self._num_tokens_out = 0
+        again = generate.again
+        self._num_replays = 0 if again is None else again.num_replays
+        self._was_admitted = again is not None and again.was_admitted
+        self._ended = frozenset(() if again is None else again.ended)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for the scheduler to be there; a call for vectors counts as one, see ``next_adds``."""
+        return 0 if self._out else 1 if self.generate.embed is not None else max(1, len(self.backlog))
 
     def requests(
         self, prompts: list[Prompt], resolver: SamplingResolver, tokens: TokenBytes, sizes: Sizes, now_s: float,
@@ -79,14 +89,37 @@ class OpenCall:
             if embeds and self._out and is_full:
                 break
             add = self.backlog.popleft()
-            self._out[add.request_id] = len(add.prompt_ids)
+            self._out[add.request_id] = add
             self._num_tokens_out += len(add.prompt_ids)
             adds.append(add)
         return adds
 
     def ended(self, request_id: RequestId) -> None:
         """A request is out of the scheduler."""
-        self._num_tokens_out -= self._out.pop(request_id, 0)
+        if (add := self._out.pop(request_id, None)) is not None:
+            self._num_tokens_out -= len(add.prompt_ids)
+
+    def adds_again(self, now_s: float) -> list[Add]:
+        """The requests that the dead scheduler had, for another: each goes on behind the output that has come.
+
+        Raises:
+            UnavailableError: it was tried often enough.
+        """
+        if self._out:
+            self._num_replays += 1
+            check_replays(self._num_replays)
+        return [
+            msgspec.structs.replace(
+                add,
+                output_ids=self.choices[request_id].output_ids,
+                deadline_s=self._left_s(now_s),
+                is_again=add.is_again or request_id not in self.not_added,
+            )
+            for request_id, add in self._out.items()
+        ]
+
+    def _left_s(self, now_s: float) -> float:
+        return max(0.0, self.generate.timeout_s - (now_s - self.arrived_s))
 
     def _requests_of(
         self, prompt_index: int, prompt: Prompt, resolver: SamplingResolver, tokens: TokenBytes, sizes: Sizes,
@@ -110,10 +143,11 @@ class OpenCall:
         wants_ids = generate.return_token_ids or (generate.echo and prompt_logprobs is not None)
         ids = prompt.token_ids if wants_ids else None
         self.prompts.append(PromptInfo(len(prompt.token_ids), ids, prompt.text))
-        deadline_s = max(0.0, generate.timeout_s - (now_s - self.arrived_s))
         adds: list[Add] = []
         for i in range(generate.n):
             index = prompt_index * generate.n + i
+            if index in self._ended:
+                continue
             request_id = f"{generate.call_id}-{index}"
             self.choices[request_id] = Choice(
                 generate.call_id,
@@ -137,9 +171,10 @@ class OpenCall:
                     generate.cache_salt,
                     # A fork computes no prompt of its own, so it would have no log-probabilities of it.
                     adds[0].request_id if adds and prompt_logprobs is None else None,
-                    deadline_s=deadline_s,
+                    deadline_s=self._left_s(now_s),
                     speculation=_control(generate),
                     prediction_ids=prompt.prediction_ids,
+                    is_again=self._was_admitted,
                 )
             )
         return adds

@@ -3,7 +3,7 @@
 Messages change the core at once; planning waits until the inbox is empty, so that requests that arrive together are
 planned together. But a result is followed by the next plan without a turn of the event loop between, and outputs are
 counted and sent behind it: the device must not wait for text. Outputs that the tokenizer has no room for are kept, and
-no further plan is made until they are gone.
+no further plan is made until they are gone. When the tokenizer dies they are kept in ``orphans.py``.
 
 Speculation, where it is configured, is asked before each plan what it has to offer; all it knows is in ``Proposer``.
 
@@ -43,7 +43,8 @@ from .messages import (
     ResetPrefixCache,
     Stats,
 )
-from .stats import MAX_OBSERVATIONS
+from .orphans import Orphans, can_be_kept
+from .scheduler_counts import Counts, gauges
 
 log = logging.getLogger(__name__)
 
@@ -58,15 +59,18 @@ _IDLE_CHECK_S = 10.0
 class _Live:
     """What the shell counts of one request."""
 
-    __slots__ = ("num_prompt", "started")
+    __slots__ = ("can_be_kept", "num_prompt", "started")
 
-    def __init__(self, num_prompt: int) -> None:
-        self.num_prompt = num_prompt
-        self.started = False
+    def __init__(self, add: Add) -> None:
+        self.num_prompt = len(add.prompt_ids)
+        self.started = bool(add.output_ids)  # then another scheduler has counted it
+        self.can_be_kept = can_be_kept(add.params)
 
 
 class SchedulerActor(Actor):
     """See the module's docstring."""
+
+    greets = ("supervisor", "tokenizer")
 
     def __init__(self, setup: Setup, mailbox: Mailbox) -> None:
         super().__init__(setup, mailbox)
@@ -86,11 +90,11 @@ class SchedulerActor(Actor):
         self._live: dict[RequestId, _Live] = {}
         self._held: dict[RequestId, tuple[str, Add, float]] = {}  # that came before the target; sender, add, when
         self._gate = GrammarGate()
+        self._orphans = Orphans(setup.epochs.get("tokenizer", 0), self._end_orphan)
         self._wake = asyncio.Event()
         self._was_busy = False
         self._checked_s = 0.0
-        self._counts: dict[str, float] = {}
-        self._samples: dict[str, list[float]] = {}
+        self._counts = Counts()
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -100,6 +104,8 @@ class SchedulerActor(Actor):
             case StepResult():
                 self._answered(message)
                 return
+            case Add() if (output := self._orphans.give(message.request_id)) is not None:
+                self._resume(sender, output)
             case Add() if self.core is not None:
                 self._take(self.core, sender, message, anyio.current_time())
             case Compiled() if self.core is not None:
@@ -115,6 +121,9 @@ class SchedulerActor(Actor):
             case Hello() if message.actor.startswith("draft"):
                 if self._drafter is not None:
                     self._drafter.meet(message)
+            case Hello() if message.actor.startswith("tokenizer"):
+                if self._orphans.met(message.epoch):
+                    self._orphan()
             case Hello():
                 self._meet(sender, message)
             case ResetPrefixCache():
@@ -132,7 +141,7 @@ class SchedulerActor(Actor):
         """Keep a request until there is a target to plan for: we may be a replacement that is still to hear from it."""
         if not self._held:
             self._lost_s = anyio.current_time()
-        if len(self._held) < self.setup.config.scheduler.max_queued_requests:
+        if add.is_again or len(self._held) < self.setup.config.scheduler.max_queued_requests:
             self._held[add.request_id] = sender, add, anyio.current_time()
         else:
             message = "the target model is not ready and the queue is full; try again soon"
@@ -143,7 +152,7 @@ class SchedulerActor(Actor):
         """Queue a request; one under a grammar when the target has compiled that."""
         if not add.params.grammar:
             self._add(core, sender, add, arrived_s)
-        elif len(self._gate) >= self.setup.config.scheduler.max_queued_requests:
+        elif len(self._gate) >= self.setup.config.scheduler.max_queued_requests and not add.is_again:
             message = f"{len(self._gate)} requests wait for their grammars; try again soon"
             self._tell(sender, Refused(add.request_id, UnavailableError(message, code="queue_full").info()))
         elif (ask := self._gate.hold(sender, add, arrived_s)) is not None and self._target is not None:
@@ -171,13 +180,15 @@ class SchedulerActor(Actor):
                 fork_of=add.fork_of,
                 output_ids=add.output_ids,
                 deadline=arrived_s + add.deadline_s,
+                is_again=add.is_again,
             )
         except PacelineError as e:
             if isinstance(e, UnavailableError) and e.code == "queue_full":
-                self._count("admission_rejections/max_num_queued_reqs")
+                self._counts.add("admission_rejections/max_num_queued_reqs")
             self._tell(sender, Refused(add.request_id, e.info()))
             return
-        self._live[add.request_id] = _Live(len(add.prompt_ids))
+        self._live[add.request_id] = _Live(add)
+        self._counts.add("requests_replayed", add.is_again)
         if self._proposer is not None:
             self._proposer.open(
                 add.request_id,
@@ -201,6 +212,7 @@ class SchedulerActor(Actor):
         return True
 
     def _abort(self, request_id: RequestId) -> None:
+        self._orphans.give(request_id)
         self._held.pop(request_id, None)
         self._gate.drop(request_id)
         if self.core is not None:
@@ -220,7 +232,7 @@ class SchedulerActor(Actor):
         if self.core is None or not self._open or self._open[0].step != result.step:
             return []  # of a plan that was voided
         plan = self._open.pop(0)
-        self._sample("step_time", result.elapsed_s)
+        self._counts.sample("step_time", result.elapsed_s)
         outputs = self.core.apply(plan, result)
         if self._head is not None:
             self._head.land(result.drafts)
@@ -278,19 +290,44 @@ class SchedulerActor(Actor):
         elif lost.actor.startswith("draft"):
             if self._drafter is not None:
                 self._drafter.lost(lost.epoch)
-        elif lost.actor.startswith("tokenizer"):
-            for request_id in [*self._live, *self._held]:
-                self._abort(request_id)
-            self._gate.take_all()
-            self._outputs.clear()
+        elif lost.actor.startswith("tokenizer") and self._orphans.lost(lost.epoch):
+            self._orphan()
 
     def _forget(self) -> None:
         self._open.clear()
         if self._proposer is not None:
             self._proposer.forget_plans()
         if self.core is not None:
-            self._count("requests_replayed", self.core.stats().num_running)
+            self._counts.add("requests_replayed", self.core.stats().num_running)
             self.core.forget_kv()
+
+    # --- the tokenizer comes and goes ---------------------------------------------------------------------------------
+
+    def _orphan(self) -> None:
+        """The tokenizer is gone: what it had goes on without it, where it can, until another asks for it."""
+        self._held.clear()
+        self._gate.take_all()
+        if self.core is not None:
+            self._give(self.core.take_outputs())
+            for request_id, live in list(self._live.items()):
+                so_far = self.core.replay(request_id) if live.can_be_kept else None
+                if so_far is not None:
+                    self._orphans.take(so_far)
+                else:
+                    self._abort(request_id)
+        self._outputs.clear()
+
+    def _resume(self, sender: str, so_far: RequestOutput) -> None:
+        """A new tokenizer asks for a request that went on without one."""
+        self._counts.add("requests_replayed")
+        if not self._tell(sender, Added(so_far.request_id)):
+            self._abort(so_far.request_id)
+        elif so_far.token_ids or so_far.finish_reason is not None:
+            self._outputs.append(so_far)
+
+    def _end_orphan(self, request_id: RequestId) -> None:
+        self._abort(request_id)
+        self._wake.set()
 
     def _fail_all(self, message: str) -> None:
         error = ErrorInfo("unavailable", message, code="engine_unavailable", retry_after_s=5.0)
@@ -350,7 +387,7 @@ class SchedulerActor(Actor):
             self._open.append(plan)
             if self._proposer is not None:
                 self._proposer.sent(plan)
-            self._sample("iteration_tokens_total", sum(r.num_tokens + len(r.draft_ids) for r in plan.rows))
+            self._counts.sample("iteration_tokens_total", sum(r.num_tokens + len(r.draft_ids) for r in plan.rows))
 
     def _next_plan(self, core: Scheduler, now_s: float) -> StepPlan | None:
         if self._proposer is None:
@@ -366,8 +403,11 @@ class SchedulerActor(Actor):
         return None if self._proposer.waits(depths) else core.schedule(now_s, depths)
 
     def _give(self, outputs: list[RequestOutput]) -> None:
-        """Count outputs and put them up for sending."""
-        self._outputs += [self._book(output) for output in outputs]
+        """Count outputs and put them up for sending, where there is somebody to send them to."""
+        booked = [self._book(output) for output in outputs]
+        if self._orphans:
+            booked = [output for output in booked if not self._orphans.keeps(output)]
+        self._outputs += booked
 
     def _send_outputs(self) -> bool:
         """Send all there are, those of requests that ended by themselves behind the others; whether nothing is left."""
@@ -392,27 +432,18 @@ class SchedulerActor(Actor):
         live = self._live.get(output.request_id)
         if live is None:
             return output
-        counts = self._counts
         if not live.started:
             live.started = True
-            counts["prompt_tokens"] = counts.get("prompt_tokens", 0) + live.num_prompt
-            counts["prompt_tokens_cached"] = counts.get("prompt_tokens_cached", 0) + output.num_cached
-        counts["generation_tokens"] = counts.get("generation_tokens", 0) + len(output.token_ids)
+            self._counts.add("prompt_tokens", live.num_prompt)
+            self._counts.add("prompt_tokens_cached", output.num_cached)
+        self._counts.add("generation_tokens", len(output.token_ids))
         if output.finish_reason is not None:
             del self._live[output.request_id]
-            self._count(f"request_success/{output.finish_reason}")
+            self._counts.add(f"request_success/{output.finish_reason}")
         if self._proposer is None:
             return output
         report = self._proposer.report(output.request_id, is_last=output.finish_reason is not None)
         return output if report is None else msgspec.structs.replace(output, speculation=report)
-
-    def _count(self, key: str, amount: float = 1) -> None:
-        self._counts[key] = self._counts.get(key, 0) + amount
-
-    def _sample(self, key: str, value: float) -> None:
-        samples = self._samples.setdefault(key, [])
-        if len(samples) < MAX_OBSERVATIONS:
-            samples.append(value)
 
     def _watch_idle(self) -> None:
         """Report changes between idle and busy at once, and look for lost blocks while nobody waits."""
@@ -429,29 +460,20 @@ class SchedulerActor(Actor):
         """The core's gauges and counters under the names of ``actors.stats``."""
         if self.core is None:
             return None
-        core, total = self.core.stats(), self.core.config.num_blocks
-        slots = core.num_allocated_slots
-        values: dict[str, float] = {
-            "num_requests_running": core.num_running,
-            "num_requests_waiting": core.num_waiting,
-            "kv_cache_usage_perc": core.num_used_blocks / total,
-            "kv_blocks_total": total,
-            "kv_blocks_free": total - core.num_used_blocks,
-            "kv_waste_ratio": 1 - core.num_filled_slots / slots if slots else 0.0,
-            "prefix_cache_queries": core.prefix_query_tokens,
-            "prefix_cache_hits": core.prefix_hit_tokens,
-            "num_preemptions": core.num_preemptions,
-        }
-        samples, self._samples = self._samples, {}
+        values, samples = gauges(self.core), self._counts.take_samples()
         if self._proposer is not None:
             tally = self._proposer.tally.values
-            values |= speculation.counts(core, tally, self.setup.config.speculation) | tally
+            values |= speculation.counts(self.core.stats(), tally, self.setup.config.speculation) | tally
             values |= self._proposer.method_stats()
             if self._drafter is not None:
                 values["spec_disabled_state/drafter"] = float(not self._drafter.is_up)
                 values |= self._drafter.ahead_counts(values)
             samples |= self._proposer.tally.take_samples()
-        return Stats(self.name, self.epoch, values | self._counts, samples)
+        return Stats(self.name, self.epoch, values | self._counts.values, samples)
+
+    async def stop(self) -> None:
+        """Stop the clocks."""
+        self._orphans.close()
 
     async def drain(self) -> None:
         """Wait until every request has ended and its output is sent."""

@@ -137,9 +137,12 @@ class Target(Actor):
         if self._compilers is None:
             self._compilers = ThreadPoolExecutor(_NUM_COMPILERS, "compile", step_aside)
         work = self._loop.run_in_executor(self._compilers, grammars.fault, asked.grammar)
-        work.add_done_callback(lambda done: self._compiled(sender, asked.key, done))
+        life = self._scheduler_lives
+        work.add_done_callback(lambda done: self._compiled(sender, asked.key, done, life))
 
-    def _compiled(self, sender: str, key: str, done: asyncio.Future[str]) -> None:
+    def _compiled(self, sender: str, key: str, done: asyncio.Future[str], life: int) -> None:
+        if life != self._scheduler_lives:
+            return  # another scheduler may use the same key for another grammar
         try:
             self.mailbox.send(sender, Compiled(key, done.result()))
         except Exception as e:

@@ -2,6 +2,7 @@
 
 A call becomes one request for each choice. It is admitted when the scheduler has taken them all; until then its deltas
 are kept. It ends when each choice has had its last delta, or with one ``CallFailed``; either way nothing of it stays.
+When the scheduler dies, calls stay open: another one gets their prompts and the output that has come.
 Conversations and long prompts are encoded in a worker thread, so that they hold up no other call's text; the chat
 template runs in a process that can be killed.
 
@@ -27,6 +28,7 @@ from .messages import (
     Abort,
     AbortCall,
     ActorLost,
+    Add,
     Added,
     Admitted,
     CallFailed,
@@ -39,6 +41,7 @@ from .messages import (
     Tokenize,
     Tokenized,
 )
+from .neighbour import Neighbour
 from .open_call import OpenCall, check_size
 from .outbox import Outbox
 from .output_format import format_of
@@ -65,9 +68,12 @@ _STEPS_AHEAD = 4
 class Tokenizer(Actor):
     """See the module's docstring."""
 
+    greets = ("supervisor", "scheduler", "gateway")
+
     def __init__(self, setup: Setup, mailbox: Mailbox) -> None:
         super().__init__(setup, mailbox)
         self._outbox = Outbox(mailbox, _MAX_WAITING)
+        self._scheduler = Neighbour("scheduler", setup.epochs.get("scheduler", 0), self._give_up)
         self._calls: dict[str, OpenCall] = {}
         self._call_of: dict[RequestId, OpenCall] = {}
         self._idle = asyncio.Event()
@@ -127,6 +133,7 @@ class Tokenizer(Actor):
             await anyio.sleep(0.005)
 
     async def stop(self) -> None:
+        self._scheduler.close()
         self._outbox.close()
         self._close_template()
 
@@ -159,8 +166,10 @@ class Tokenizer(Actor):
                     self._convert(sender, message)
                 case EngineState():
                     self._note_state(message)
+                case Hello():
+                    self._meet(message)
                 case ActorLost():
-                    self._lose(message.actor)
+                    self._lose(message)
                 case _:
                     pass  # Drain: the base calls drain()
         finally:
@@ -178,7 +187,8 @@ class Tokenizer(Actor):
         except InvalidRequestError as e:
             self._reply(sender, CallFailed(call_id, e.info()))
             return
-        if (error := self._why_not()) is not None:
+        was_admitted = generate.again is not None and generate.again.was_admitted
+        if (error := self._why_not()) is not None and not (was_admitted and error.code == "queue_full"):
             self._reply(sender, CallFailed(call_id, error.info()))
             return
         generate = with_stops(generate, self.setup.card)
@@ -193,6 +203,13 @@ class Tokenizer(Actor):
             return UnavailableError(self._failure, code="engine_unavailable", retry_after_s=_RETRY_AFTER_S)
         if self.draining:
             return UnavailableError("the server is shutting down; try again soon", code="draining")
+        if self._scheduler.is_late:
+            return self._scheduler.why_down()
+        if not self._scheduler.is_up:
+            num_waiting = sum(call.num_waiting for call in self._calls.values())
+            if num_waiting >= self.setup.config.scheduler.max_queued_requests:
+                what = f"{num_waiting} requests wait for the scheduler to come back, as many as max_queued_requests"
+                return UnavailableError(f"{what}; try again soon", code="queue_full", retry_after_s=_RETRY_AFTER_S)
         return None
 
     def _encode(self, call: OpenCall) -> None:
@@ -222,12 +239,17 @@ class Tokenizer(Actor):
         self._add_more(call)
 
     def _add_more(self, call: OpenCall) -> None:
-        """Send what the scheduler may get of a call now; see ``OpenCall.next_adds``."""
+        """Send what the scheduler may get of a call now, if it is there; see ``OpenCall.next_adds``."""
+        if not self._scheduler.is_up:
+            return
         limits = self.setup.config.scheduler
         adds = call.next_adds(limits.max_num_seqs, _STEPS_AHEAD * limits.max_num_batched_tokens)
         for add in adds:
             self._call_of[add.request_id] = call
             call.not_added.add(add.request_id)
+        self._send(adds)
+
+    def _send(self, adds: list[Add]) -> None:
         try:
             for add in adds:
                 self._outbox.send("scheduler", add)
@@ -343,14 +365,30 @@ class Tokenizer(Actor):
             self._failure = state.error or "the engine has failed; see the server's log"
             self._fail_all(self._failure)
 
-    def _lose(self, actor: str) -> None:
-        if actor == "scheduler":
-            self._outbox.forget(actor)
-            self._fail_all("the scheduler process died; send the request again")
+    def _lose(self, lost: ActorLost) -> None:
+        if lost.actor == self._scheduler.name:
+            if self._scheduler.lost(lost.epoch):
+                self._outbox.forget(lost.actor)
             return
-        for call in [c for c in self._calls.values() if c.sender == actor]:  # nobody listens any more
+        for call in [c for c in self._calls.values() if c.sender == lost.actor]:  # nobody listens any more
             self._end(call.generate.call_id)
-        self._outbox.forget(actor)
+        self._outbox.forget(lost.actor)
+
+    def _meet(self, hello: Hello) -> None:
+        """A scheduler can work: one in place of another gets all requests, behind the output that has come."""
+        if hello.actor != self._scheduler.name or not self._scheduler.met(hello.epoch):
+            return
+        self._outbox.forget(hello.actor)
+        for call in list(self._calls.values()):
+            try:
+                self._send(call.adds_again(anyio.current_time()))
+                self._add_more(call)
+            except Exception as e:
+                self._fail(call, _info(e))
+
+    def _give_up(self) -> None:
+        """No scheduler has come for too long."""
+        self._fail_all(str(self._scheduler.why_down()))
 
     def _fail_all(self, message: str) -> None:
         error = UnavailableError(message, code="engine_unavailable", retry_after_s=_RETRY_AFTER_S).info()

@@ -85,7 +85,10 @@ class Gateway(Actor):
         super().__init__(setup, mailbox)
         config, card = setup.config, setup.card
         registry = MetricsRegistry(config.server.served_model_name or config.model)
-        self._client = EngineClient(mailbox, registry)
+        self._client = EngineClient(
+            mailbox, registry, tokenizer_epoch=setup.epochs.get("tokenizer", 0),
+            max_waiting=config.scheduler.max_queued_requests,
+        )  # fmt: skip
         self.service = Service(config, card, self._client, registry, setup.located)
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
@@ -104,6 +107,7 @@ class Gateway(Actor):
 
     async def stop(self) -> None:
         """End the processes that check grammars."""
+        self._client.close()
         await self.service.grammars.close()
 
     async def drain(self) -> None:

@@ -57,21 +57,24 @@ class Scheduler:
         fork_of: RequestId | None = None,
         output_ids: Sequence[int] = (),
         deadline: float | None = None,
+        is_again: bool = False,
     ) -> None:
         """Queue a request; it goes on behind ``output_ids``. ``now`` and ``deadline``: seconds on one monotonic clock.
+
+        ``is_again``: it was taken before, and is again, however long the queue is.
 
         A request with ``fork_of`` waits until that one's prompt is computed, or it is gone, and shares its full blocks.
 
         Raises:
             InvalidRequestError: an id, length, range or parameter is wrong, or the request id is in use.
-            UnavailableError: ``queue_full`` or ``draining``. A request that goes on was taken before, and is again.
+            UnavailableError: ``queue_full`` or ``draining``, and not for a request that was taken before.
         """
         if request_id in self._requests:
             raise InvalidRequestError(f"request id {request_id} is in use; choose another", param="request_id")
         check_request(prompt_ids, output_ids, params, priority, self.config)
         if deadline is not None and isnan(deadline):  # it would break the order of everybody's deadlines
             raise InvalidRequestError("the deadline is NaN: must be a number of seconds", param="deadline_s")
-        if not output_ids:
+        if not (is_again or output_ids):
             if self._draining:
                 raise UnavailableError("the server is shutting down; try another or again later", code="draining")
             self._waiting.check_space(len(prompt_ids), len(self._running), self._step_s)
@@ -109,7 +112,10 @@ class Scheduler:
         request = self._requests.get(request_id)
         if request is None:
             return None
-        return RequestOutput(request_id, 0, request.tokens[request.num_prompt :])
+        output_ids = request.tokens[request.num_prompt :]
+        return RequestOutput(
+            request_id, 0, output_ids, num_cached=request.num_cached, queue_s=request.queue_s or 0.0
+        )
 
     def take_outputs(self) -> list[RequestOutput]:
         """Outputs that no ``apply`` or ``abort`` returned: passed deadlines, and requests complete when added."""

@@ -12,7 +12,7 @@ from simulation import Simulation, simulate
 
 from paceline.actors.actor import Setup
 from paceline.actors.grammar_gate import GrammarGate
-from paceline.actors.messages import Abort, Add, Added, Compile, Compiled, Refused
+from paceline.actors.messages import Abort, ActorLost, Add, Added, Compile, Compiled, Refused
 from paceline.actors.scheduler import SchedulerActor
 from paceline.actors.target import Target
 from paceline.engine.core.plan import RequestOutput
@@ -179,6 +179,12 @@ def test_the_target_compiles_beside_its_steps() -> None:
             while len(mailbox.sent) < 3:
                 await anyio.sleep(0.005)
         assert mailbox.sent[2].key == "3" and "does not compile" in mailbox.sent[2].error
+        await target.handle("scheduler", Compile("1", regex("[a-z]+")))
+        await target.handle("supervisor", ActorLost("scheduler", 0))
+        assert target._compilers is not None
+        await anyio.to_thread.run_sync(target._compilers.shutdown)
+        await anyio.sleep(0.05)
+        assert len(mailbox.sent) == 3, "another scheduler asks under the same keys, for other grammars"
         await target.stop()
 
     anyio.run(main)

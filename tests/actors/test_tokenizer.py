@@ -22,6 +22,7 @@ from paceline.actors.messages import (
     Add,
     Added,
     Admitted,
+    Again,
     CallFailed,
     Chat,
     Detokenize,
@@ -62,7 +63,8 @@ class Bench:
         with anyio.fail_after(10):
             while True:
                 _, message = await mailbox.receive()
-                if type(message).__name__ not in ("Stats", "Heartbeat"):
+                is_hello = isinstance(message, Hello) and mailbox is not self.supervisor
+                if not is_hello and type(message).__name__ not in ("Stats", "Heartbeat"):
                     return message
 
     async def reply(self) -> Any:
@@ -77,7 +79,7 @@ class Bench:
         """Nothing is on its way to the gateway or the scheduler."""
         for _ in range(20):
             await asyncio.sleep(0)
-        stats = {b"Stats"}
+        stats = {b"Stats", b"Hello"}
         for mailbox in (self.gateway, self.scheduler):
             waiting = self.network.inbox(mailbox.address)
             assert not [frame for _, frame in waiting if not any(s in frame for s in stats)]
@@ -611,20 +613,88 @@ def test_a_request_ended_by_the_engine_is_an_error_not_a_finish(tmp_path: Path) 
     play(tmp_path, scene)
 
 
-def test_a_lost_scheduler_fails_open_calls_and_new_ones_work(tmp_path: Path) -> None:
+def test_another_scheduler_gets_what_is_open_behind_the_output_so_far(tmp_path: Path) -> None:
     async def scene(b: Bench) -> None:
-        await b.admit("one", prompts=["x"])
+        [first] = await b.admit("one", prompts=["x"], sampling=Sampling(max_tokens=9, seed=5, logprobs=0))
+        b.output("one-0", 0, [300, 301], logprobs=[TokenLogprobs(t, -1.0, 1, [], []) for t in (300, 301)])
+        await b.reply()
         b.call("two", prompts=["y"])
-        await b.asked()
+        second = await b.asked()
         b.supervisor.send("tokenizer", ActorLost("scheduler", 0))
-        failures = [await b.reply(), await b.reply()]
-        assert {f.call_id for f in failures} == {"one", "two"}
-        assert all(f.error.code == "engine_unavailable" and f.error.retry_after_s for f in failures)
+        await b.quiet()
+        b.call("three", prompts=["z"])
+        b.call("left", prompts=["z"])
+        b.gateway.send("tokenizer", AbortCall("left"))
+        b.output("one-0", 2, [302])  # of the dead one: it counts for nothing
+        await b.quiet()
+
         b.scheduler = b.network.mailbox("scheduler", 1)
-        assert [type(await b.asked()) for _ in range(2)] == [Abort, Abort]
-        await b.admit("three", prompts=["x"])
-        b.output("three-0", 0, [300], finish_reason="length")
-        await b.deltas()
+        b.scheduler.send("tokenizer", Hello("scheduler", 1, 1))
+        b.scheduler.send("tokenizer", Hello("scheduler", 1, 1))  # as after the tokenizer's own restart
+        adds = [await b.asked() for _ in range(3)]
+        assert adds[0] == msgspec.structs.replace(
+            first, output_ids=[300, 301], is_again=True, deadline_s=adds[0].deadline_s
+        )
+        assert 0 < adds[0].deadline_s < first.deadline_s
+        assert adds[1] == msgspec.structs.replace(second, deadline_s=adds[1].deadline_s)  # it had not been taken yet
+        assert adds[2].request_id == "three-0" and not adds[2].is_again
+        for add in adds:
+            b.scheduler.send("tokenizer", Added(add.request_id))
+        assert [(await b.reply()).call_id for _ in range(2)] == ["two", "three"]
+        b.output("one-0", 2, [302], finish_reason="length", logprobs=[TokenLogprobs(302, -1.0, 1, [], [])])
+        [last] = await b.deltas()
+        assert last.num_tokens == 3 and last.logprobs is not None and len(last.logprobs) == 1
+        for call_id in ("two", "three"):
+            b.output(f"{call_id}-0", 0, [300], finish_reason="length")
+            await b.deltas()
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_what_found_no_room_at_the_dead_scheduler_is_sent_once(tmp_path: Path, told_first: bool) -> None:
+    """Word of the death may come before the Hello of another, or behind it."""
+
+    async def scene(b: Bench) -> None:
+        lost = ActorLost("scheduler", 0)
+        for call_id in ("one", "two"):
+            b.call(call_id, prompts=["x"])
+        await anyio.sleep(0.02)
+        assert len(b.network.inbox(b.scheduler.address)) == 2 and not b.actor._outbox.is_empty
+        b.scheduler = b.network.mailbox("scheduler", 1)
+        if told_first:
+            b.supervisor.send("tokenizer", lost)
+            await anyio.sleep(0.02)
+            await b.quiet()
+        b.scheduler.send("tokenizer", Hello("scheduler", 1, 1))
+        adds = [await b.asked() for _ in range(2)]
+        assert {add.request_id for add in adds} == {"one-0", "two-0"}
+        if not told_first:
+            b.supervisor.send("tokenizer", lost)
+        await anyio.sleep(0.02)
+        await b.quiet()
+        for add in adds:
+            b.scheduler.send("tokenizer", Added(add.request_id))
+            assert isinstance(await b.reply(), Admitted)
+            b.output(add.request_id, 0, [300], finish_reason="length")
+            await b.deltas()
+
+    play(tmp_path, scene, high_water_mark=2)
+
+
+def test_choices_that_the_caller_has_whole_are_not_asked_for_again(tmp_path: Path) -> None:
+    async def scene(b: Bench) -> None:
+        b.call(prompts=["x", "y"], n=2, again=Again(1, True, [0, 3]))
+        adds = [await b.asked() for _ in range(2)]
+        assert [(a.request_id, a.is_again, a.fork_of) for a in adds] == [("c-1", True, None), ("c-2", True, None)]
+        assert adds[0].params.seed == choice_seed(0, 1)
+        for add in adds:
+            b.scheduler.send("tokenizer", Added(add.request_id))
+        admitted = await b.reply()
+        assert len(admitted.prompts) == 2
+        for add in adds:
+            b.output(add.request_id, 0, [300], finish_reason="length")
+            await b.deltas()
 
     play(tmp_path, scene)
 

@@ -9,7 +9,8 @@ from core_sim import Guesser, Harness, config, draw, naive
 
 from paceline.engine.core.plan import Drafts, RowResult, StepResult
 from paceline.engine.core.request import State
-from paceline.engine.errors import ActorError
+from paceline.engine.core.scheduler import Scheduler
+from paceline.engine.errors import ActorError, UnavailableError
 from paceline.engine.types import ErrorInfo, Pooling, SamplingParams
 
 
@@ -503,6 +504,19 @@ def test_replay_gives_all_output_so_far() -> None:
     replayed = harness.core.replay("a")
     assert replayed is not None and (replayed.offset, replayed.token_ids) == (0, a.output) and len(a.output) == 3
     assert harness.core.replay("b") is None
+
+
+def test_what_was_taken_once_is_taken_again_whatever_waits() -> None:
+    core = Scheduler(config(max_num_seqs=1, max_queued_requests=1))
+    for name in ("a", "b"):
+        core.add(name, [1] * 4, SamplingParams(max_tokens=3), now=0.0)
+    with pytest.raises(UnavailableError, match="max_queued_requests"):
+        core.add("c", [1] * 4, SamplingParams(max_tokens=3), now=0.0)
+    core.add("c", [1] * 4, SamplingParams(max_tokens=3), now=0.0, is_again=True)
+    core.drain()
+    core.add("d", [1] * 4, SamplingParams(max_tokens=3), now=0.0, is_again=True)
+    core.check()
+    assert core.stats().num_waiting == 4
 
 
 # --- forks ------------------------------------------------------------------------------------------------------------

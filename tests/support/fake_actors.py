@@ -1,6 +1,6 @@
 """Small stand-ins for the roles around the scheduler, used in one process (``simulation.py``) and in spawned ones.
 
-A target whose token is a function of the prefix, a tokenizer whose text is numbers, a gateway that speaks lines.
+A target whose token is a function of prefix and seed, a tokenizer whose text is numbers, a gateway that speaks lines.
 """
 
 import asyncio
@@ -11,42 +11,26 @@ import itertools
 import os
 import signal
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import anyio
 import msgspec
+import tokenizers
 from anyio.abc import TaskStatus
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from paceline.actors.actor import Actor
 from paceline.actors.client import EngineClient
-from paceline.actors.mailbox import MailboxFull
-from paceline.actors.messages import (
-    Abort,
-    AbortCall,
-    ActorLost,
-    Add,
-    Added,
-    Admitted,
-    CallFailed,
-    Compile,
-    Compiled,
-    Detokenize,
-    Generate,
-    Hello,
-    PromptInfo,
-    Refused,
-    Sampling,
-    TextDelta,
-    Tokenize,
-    Tokenized,
-)
+from paceline.actors.messages import ActorLost, Compile, Compiled, Generate, Hello, Sampling, TextDelta
+from paceline.actors.tokenizer import Tokenizer
 from paceline.engine.config import Config
-from paceline.engine.core.plan import RequestOutput, RowResult, StepPlan, StepResult
+from paceline.engine.core.plan import NewRequest, RowResult, StepPlan, StepResult, TokenLogprobs
 from paceline.engine.errors import BadModelFileError, PacelineError
 from paceline.engine.store.located import Located, ModelCard, TokenizerSource
-from paceline.engine.types import ErrorInfo, ModelConfig, SamplingParams
+from paceline.engine.types import ModelConfig
 
 WIDTH = 1000
 LOCATED = Located(name="fake", kind="gguf", folder="/nowhere", files=[], sizes=[], digests=[])
@@ -66,17 +50,22 @@ ENTRIES = {
 }
 
 
-def next_token(tokens: list[int]) -> int:
-    """The fake model: a token that depends on the whole prefix."""
-    digest = hashlib.blake2b(repr(tokens).encode(), digest_size=4).digest()
+def next_token(tokens: list[int], seed: int = 0) -> int:
+    """The fake model: a token that depends on the whole prefix and the seed."""
+    digest = hashlib.blake2b(repr((seed, tokens)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little") % WIDTH
 
 
-def expected(prompt: list[int], num: int) -> list[int]:
+def logprobs_of(token: int) -> TokenLogprobs:
+    """What the fake model thinks of a token."""
+    return TokenLogprobs(token, -token / WIDTH, 1, [token, 0], [-token / WIDTH, -5.0])
+
+
+def expected(prompt: list[int], num: int, seed: int = 0) -> list[int]:
     """What an undisturbed engine answers."""
     tokens = list(prompt)
     for _ in range(num):
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(tokens, seed))
     return tokens[len(prompt) :]
 
 
@@ -108,6 +97,7 @@ class FakeTarget(Actor):
         if fault == "slow":
             await anyio.sleep(60)
         self.tokens: dict[str, list[int]] = {}
+        self.opened: dict[str, NewRequest] = {}
         self.epochs: dict[str, int] = {}
         self.last_step = -1
         self.lives = 0
@@ -163,111 +153,48 @@ class FakeTarget(Actor):
         for new in plan.new:
             assert new.request_id not in self.tokens
             self.tokens[new.request_id] = list(new.token_ids)
+            self.opened[new.request_id] = new
             self.epochs[new.request_id] = new.epoch
         rows: list[RowResult] = []
         for row in plan.rows:
             tokens = self.tokens[row.request_id]
             assert row.epoch == self.epochs[row.request_id]
-            ids: list[int] = []
+            opened, ids, logprobs, prompt_logprobs = self.opened[row.request_id], list[int](), None, None
+            if opened.params.prompt_logprobs is not None:
+                end = min(row.start + row.num_tokens, opened.num_prompt - 1)
+                prompt_logprobs = [logprobs_of(t) for t in tokens[row.start + 1 : end + 1]] or None
             if row.yields:
                 assert row.start + row.num_tokens == len(tokens)
-                ids = [next_token(tokens)]
+                ids = [next_token(tokens, opened.params.seed)]
                 tokens += ids
-            rows.append(RowResult(row.request_id, row.epoch, ids))
+                logprobs = None if opened.params.logprobs is None else [logprobs_of(ids[0])]
+            rows.append(RowResult(row.request_id, row.epoch, ids, 0, logprobs, prompt_logprobs))
         return StepResult(plan.step, rows, 0.001)
 
 
-class FakeTokenizer(Actor):
-    """Prompts are lists of ids; text is the ids' numbers."""
+class FakeTokenizer(Tokenizer):
+    """The real actor around a made-up vocabulary: text is the ids' numbers, see ``text_of``."""
 
     async def start(self) -> None:
-        self.calls: dict[str, dict[str, Any]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            source = TokenizerSource(kind="json", path=f"{folder}/tokenizer.json")
+            numbers().save(source.path)
+            self.setup = msgspec.structs.replace(self.setup, card=msgspec.structs.replace(CARD, tokenizer=source))
+            await super().start()
 
-    async def handle(self, sender: str, message: Any) -> None:
-        match message:
-            case Generate():
-                self._generate(message)
-            case AbortCall():
-                if (call := self.calls.pop(message.call_id, None)) is not None:
-                    for request_id in call["open"]:
-                        self.mailbox.send("scheduler", Abort(request_id))
-            case Added():
-                call = self.calls.get(message.request_id.rpartition("-")[0])
-                if call is not None:
-                    call["waiting"] -= 1
-                    if not call["waiting"]:
-                        self._reply(Admitted(message.request_id.rpartition("-")[0], call["prompts"]))
-            case Refused():
-                self._fail(message.request_id.rpartition("-")[0], message.error)
-            case RequestOutput():
-                self._output(message)
-            case Tokenize():
-                ids = [ord(c) for c in message.prompt or ""]
-                self._reply(Tokenized(message.call_id, ids, [], message.prompt or ""))
-            case Detokenize():
-                self._reply(Tokenized(message.call_id, message.token_ids, [], text_of(message.token_ids)))
-            case ActorLost() if message.actor == "scheduler":
-                for call_id in list(self.calls):
-                    self._fail(call_id, ErrorInfo("unavailable", "scheduler died", "engine_unavailable", None, 1.0))
-            case ActorLost() if message.actor == "gateway":
-                for call in self.calls.values():
-                    for request_id in call["open"]:
-                        self.mailbox.send("scheduler", Abort(request_id))
-                self.calls.clear()
-            case _:
-                pass
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        """No threads: a virtual clock does not wait for them."""
+        task_status.started()
+        await anyio.sleep_forever()
 
-    def _generate(self, message: Generate) -> None:
-        prompts = [p if isinstance(p, list) else [ord(c) for c in p] for p in message.prompts or []]
-        ids = [f"{message.call_id}-{i}" for i in range(len(prompts) * message.n)]
-        self.calls[message.call_id] = {
-            "waiting": len(ids),
-            "open": set(ids),
-            "chars": dict.fromkeys(ids, 0),
-            "num": dict.fromkeys(ids, 0),
-            "prompts": [PromptInfo(len(p)) for p in prompts],
-        }
-        params = SamplingParams(max_tokens=message.sampling.max_tokens or 16)
-        adds = [
-            Add(request_id, prompts[i // message.n], params, message.priority, deadline_s=message.timeout_s)
-            for i, request_id in enumerate(ids)
-        ]
-        try:
-            self.mailbox.send_all("scheduler", adds)
-        except MailboxFull:
-            self._fail(message.call_id, ErrorInfo("unavailable", "full", "queue_full", None, 1.0))
 
-    def _output(self, output: RequestOutput) -> None:
-        call_id, _, index = output.request_id.rpartition("-")
-        call = self.calls.get(call_id)
-        if call is None:
-            return
-        if output.error is not None:
-            self._fail(call_id, output.error)
-            return
-        assert output.offset == call["num"][output.request_id], "an output is missing"
-        text = text_of(output.token_ids)
-        offset = call["chars"][output.request_id]
-        call["chars"][output.request_id] += len(text)
-        call["num"][output.request_id] += len(output.token_ids)
-        num = call["num"][output.request_id]
-        if output.finish_reason is not None:
-            call["open"].discard(output.request_id)
-            if not call["open"]:
-                del self.calls[call_id]
-        ids = list(output.token_ids)
-        self._reply(TextDelta(call_id, int(index), offset, text, num, ids, finish_reason=output.finish_reason))
-
-    def _fail(self, call_id: str, error: ErrorInfo) -> None:
-        call = self.calls.pop(call_id, None)
-        if call is None:
-            return
-        for request_id in call["open"]:
-            self.mailbox.send("scheduler", Abort(request_id))
-        self._reply(CallFailed(call_id, error))
-
-    def _reply(self, message: Any) -> None:
-        self.mailbox.send("gateway", message)
+def numbers() -> tokenizers.Tokenizer:
+    """Id 17 is "17 "."""
+    made = tokenizers.Tokenizer(models.WordLevel({f"{i}_": i for i in range(WIDTH)}, unk_token="0_"))
+    made.normalizer = normalizers.Replace(" ", "_")  # pyright: ignore
+    made.pre_tokenizer = pre_tokenizers.Split("_", "merged_with_previous")  # pyright: ignore
+    made.decoder = decoders.Replace("_", " ")  # pyright: ignore
+    return made
 
 
 class LineGateway(Actor):

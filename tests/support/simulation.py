@@ -17,6 +17,7 @@ from paceline.actors.client import EngineClient
 from paceline.actors.memory_mailbox import Faults, MemoryMailbox, MemoryNetwork
 from paceline.actors.messages import ActorLost, Stop
 from paceline.actors.scheduler import SchedulerActor
+from paceline.actors.tokenizer import Tokenizer
 from paceline.engine.config import Config
 
 
@@ -50,6 +51,27 @@ def simulate(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return anyio.run(main, backend_options={"loop_factory": VirtualLoop})
 
 
+class Watched(MemoryNetwork):
+    """Counts the messages of the engine's own actors, so that something can be done behind any one of them."""
+
+    def __init__(self, faults: Faults | None, mark: int) -> None:
+        super().__init__(faults, mark)
+        self.num_sent = 0
+        self._awaited: dict[int, asyncio.Event] = {}
+
+    def post(self, source: bytes, to: bytes, frame: bytes, delays: list[float]) -> None:
+        super().post(source, to, frame, delays)
+        if b"supervisor" in source + to or b"Stats" in frame:
+            return  # those that come by the clock, not by what is done
+        self.num_sent += 1
+        if (event := self._awaited.pop(self.num_sent, None)) is not None:
+            event.set()
+
+    def sent(self, number: int) -> asyncio.Event:
+        """Set when so many more messages have gone out."""
+        return self._awaited.setdefault(self.num_sent + number, asyncio.Event())
+
+
 class Simulation:
     """Tokenizer, scheduler and target over a ``MemoryNetwork``, and a client in the gateway's place."""
 
@@ -60,7 +82,7 @@ class Simulation:
     }
 
     def __init__(self, faults: Faults | None = None, *, settings: Config | None = None, mark: int = 1000) -> None:
-        self.network = MemoryNetwork(faults, mark)
+        self.network = Watched(faults, mark)
         self.config = settings or config()
         self.epochs: dict[str, int] = {}
         self.actors: dict[str, Actor] = {}
@@ -68,7 +90,7 @@ class Simulation:
         self._tasks: dict[str, asyncio.Task[int]] = {}
         self.supervisor = self.network.mailbox("supervisor")
         self.client_mailbox = self.network.mailbox("gateway")
-        self.client = EngineClient(self.client_mailbox)
+        self.client = EngineClient(self.client_mailbox, max_waiting=self.config.scheduler.max_queued_requests)
         self._client_task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Simulation":
@@ -118,6 +140,20 @@ class Simulation:
             self.supervisor.send(other, ActorLost(name, epoch))
         await anyio.sleep(down_s)
         self.start(name)
+
+
+def settle(sim: Simulation) -> None:
+    """Nothing is left of any call, anywhere."""
+    core = sim.scheduler.core
+    assert core is not None
+    core.check()
+    stats = core.stats()
+    assert (stats.num_running, stats.num_waiting, stats.num_used_blocks, stats.num_in_flight) == (0, 0, 0, 0)
+    assert not sim.scheduler._live and not sim.scheduler._outputs and not sim.scheduler._open
+    assert not sim.scheduler._orphans and not sim.scheduler._held
+    if isinstance(tokenizer := sim.actors.get("tokenizer"), Tokenizer):
+        assert not tokenizer._calls and not tokenizer._call_of
+    assert sim.client.num_open == 0
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], timeout_s: float = 5.0) -> None:

@@ -121,7 +121,7 @@ class Engine(Simulation):
                 assert message.offset == sum(len(o.token_ids) for o in have)
                 have.append(message)
             else:
-                assert isinstance(message, Added), message
+                assert isinstance(message, Added | Hello), message
 
     def add(self, name: str, prompt: list[int], params: SamplingParams, **options: Any) -> None:
         """Send an Add."""
