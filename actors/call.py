@@ -134,4 +134,4 @@ def error_of(info: ErrorInfo) -> PacelineError:
         case "deadline":
             return DeadlineError(info.message)
         case _:
-            return ActorError(info.message)
+            return ActorError(info.message, code=info.code or "internal_error")

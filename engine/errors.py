@@ -87,3 +87,10 @@ class WireError(PacelineError):
 
 class ActorError(PacelineError):
     """An actor failed; the text is its root cause."""
+
+    def __init__(self, message: str, *, code: str = "internal_error") -> None:
+        super().__init__(message)
+        self.code = code
+
+    def info(self) -> ErrorInfo:
+        return ErrorInfo(kind="internal", message=str(self), code=self.code)

@@ -77,6 +77,19 @@ class Planner:
         self._admit(step, now)
         return step
 
+    def plan_alone(self, number: int, now: float, request: Request) -> Step:
+        """A step of ``request`` and nobody else; without rows while any plan is unanswered. See ``suspects.py``."""
+        step = Step(number, self._config.max_num_batched_tokens)
+        if self._running.open:
+            return step
+        if request.state is State.QUEUED:
+            for other in self._running.everyone():
+                self.preempt(other)
+            self._seat(step, request, self._tables.find(request, None), now)
+        elif request.state is State.PREFILLING:
+            self._plan_chunk(step, request)
+        return step
+
     def preempt(self, request: Request) -> None:
         """Back to the queue at its old rank; tokens not yet committed are computed again, and come out the same."""
         self._running.leave(request)
@@ -200,17 +213,21 @@ class Planner:
             margin = policy.admission_margin(len(self._running.decoding))
             if not tables.has_room(request, shared, margin):
                 return
-            self._waiting.leave(request)
-            self._running.enter(request, shared)
-            if request.num_computed >= request.num_prompt:
-                self._waiting.release_children(request)
-            self._counters.prefix_query_tokens += request.num_known
-            self._counters.prefix_hit_tokens += request.num_matched
-            if request.queue_s is None:
-                request.queue_s = now - request.arrival_s
-                request.num_cached = min(request.num_matched, request.num_prompt)
-            step.new.append(_opening(request))
-            self._plan_chunk(step, request)
+            self._seat(step, request, shared, now)
+
+    def _seat(self, step: Step, request: Request, shared: list[int], now: float) -> None:
+        """From the queue to those who run, with its first chunk."""
+        self._waiting.leave(request)
+        self._running.enter(request, shared)
+        if request.num_computed >= request.num_prompt:
+            self._waiting.release_children(request)
+        self._counters.prefix_query_tokens += request.num_known
+        self._counters.prefix_hit_tokens += request.num_matched
+        if request.queue_s is None:
+            request.queue_s = now - request.arrival_s
+            request.num_cached = min(request.num_matched, request.num_prompt)
+        step.new.append(_opening(request))
+        self._plan_chunk(step, request)
 
 
 def _opening(request: Request) -> NewRequest:

@@ -45,10 +45,10 @@ class Request:
     """The state of one request. Plain fields: the step loop touches hundreds of these within microseconds."""
 
     __slots__ = (
-        "after", "arrival_s", "blocks", "cache_salt", "chain", "children", "deadline_s", "drafts", "epoch", "fork_of",
-        "is_open", "last_step", "max_len", "num_cached", "num_computed", "num_known", "num_lost", "num_matched",
-        "num_planned", "num_prompt", "num_published", "params", "prompt_logprobs", "quarantined", "queue_s", "rank",
-        "request_id", "reserved", "started", "state", "stop", "tokens", "verifying",
+        "after", "arrival_s", "blocks", "cache_salt", "chain", "children", "deadline_s", "died_at", "drafts", "epoch",
+        "fork_of", "is_open", "last_step", "max_len", "num_cached", "num_computed", "num_deaths", "num_known",
+        "num_lost", "num_matched", "num_planned", "num_prompt", "num_published", "params", "prompt_logprobs",
+        "quarantined", "queue_s", "rank", "request_id", "reserved", "started", "state", "stop", "tokens", "verifying",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +108,11 @@ class Request:
         self.drafts: Drafts | None = None
         self.quarantined: frozenset[str] = frozenset()
         """Sources of drafts that broke the rules for this request."""
+
+        self.num_deaths = 0
+        """Of targets in a row with this request in an unanswered plan and at the same token; see ``suspects.py``."""
+        self.died_at = -1
+        """Tokens it had at the last of these."""
 
         self.is_open = False
         """The target holds state for it."""

@@ -71,6 +71,11 @@ class Running:
         """Will blocks come free with the result of an unanswered plan?"""
         return any(plan.parked for plan in self.open.values())
 
+    def in_flight(self) -> list[Request]:
+        """Who stands in an unanswered plan and has not ended, each once."""
+        found = {id(r): r for plan in self.open.values() for r in plan.requests if r.state is not State.ENDED}
+        return list(found.values())
+
     def void_plans(self) -> None:
         """No unanswered plan will be answered."""
         for plan in self.open.values():

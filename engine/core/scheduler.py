@@ -18,6 +18,7 @@ from .planner import Planner
 from .request import ENDED_EPOCH, Request, State
 from .running import OpenPlan, Running
 from .stats import CoreStats, Counters
+from .suspects import Suspects
 from .waiting import Deadlines, WaitingRoom
 
 
@@ -37,6 +38,7 @@ class Scheduler:
         self._counters = Counters()
         self._pace = Pace(config.prompt_stretch)
         self._planner = Planner(config, self._requests, self._waiting, self._running, self._counters, self._pace)
+        self._suspects = Suspects()
         self._outputs: list[RequestOutput] = []
         self._next_step = 0
         self._num_added = 0
@@ -182,7 +184,10 @@ class Scheduler:
             self._outputs.append(self._end(late, "error", error=error))
         if len(self._running.open) >= self.config.max_in_flight:
             return None
-        step = self._planner.plan(self._next_step, now, depth)
+        if (suspect := self._suspects.next()) is not None:
+            step = self._planner.plan_alone(self._next_step, now, suspect)
+        else:
+            step = self._planner.plan(self._next_step, now, depth)
         if not step.rows:
             return None
         plan = StepPlan(step.number, self._running.closed, step.new, step.rows)
@@ -343,10 +348,18 @@ class Scheduler:
     # --- give back ----------------------------------------------------------------------------------------------------
 
     def forget_kv(self) -> None:
-        """The target and its memory are gone: void open plans, preempt all, empty the prefix index. Tokens stay."""
+        """The target and its memory are gone: void open plans, preempt all, empty the prefix index. Tokens stay.
+
+        Ends requests on which it died too often, see ``suspects.py`` and ``take_outputs``.
+        """
+        guilty = self._suspects.blame(self._running.in_flight())
         self._running.void_plans()
         for request in self._running.everyone():
             self._planner.preempt(request)
+        for request in guilty:
+            what = f"the model's process died {request.num_deaths} times on {request.request_id}: do not send it again"
+            error = ErrorInfo("internal", what, code="request_quarantined")
+            self._outputs.append(self._end(request, "error", error=error))
         self._running.closed = []
         self._tables.forget()
 

@@ -300,6 +300,7 @@ class Harness:
         """The target dies with all plans; a bare one takes over."""
         self.core.forget_kv()
         self.core.check()
+        self.take(self.core.take_outputs())
         self.unanswered.clear()
         self.target = FakeTarget(self.config.block_size)
 
