@@ -16,6 +16,7 @@ import argparse
 import random
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -96,6 +97,24 @@ def contestants(args: argparse.Namespace, work: Path) -> list[Contestant]:
     return found
 
 
+def peer_versions(args: argparse.Namespace) -> dict[str, str]:
+    """What each peer says that it is, one line of it."""
+    asks: dict[str, list[str]] = {}
+    if args.llama_server:
+        asks["llama.cpp"] = [args.llama_server, "--version"]
+    if args.vllm:
+        asks["vLLM"] = [args.vllm, "--version"]
+    if args.openvino:
+        package = "openvino-genai"
+        asks["OpenVINO"] = [args.openvino, "-c", f"import importlib.metadata as m; print(m.version({package!r}))"]
+    found: dict[str, str] = {}
+    for name, command in asks.items():
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = (said.stdout + said.stderr).strip().splitlines()
+        found[name] = next((line for line in lines if "version" in line), lines[-1] if lines else "says nothing")
+    return found
+
+
 def work_for(case: Case, turn: int, words: Sequence[str], args: argparse.Namespace) -> Work:
     """New prompts for each round and case."""
     rng = random.Random(f"{turn} {case.kind} {case.level}")
@@ -170,7 +189,8 @@ def print_case(rows: list[dict[str, Any]], idle: float, *, first: bool) -> None:
 def write(args: argparse.Namespace, ready: dict[str, float], rows: list[dict[str, Any]]) -> None:
     """After every case: a run of many cases may be ended early."""
     if args.out:
-        save(args.out, {"model": args.model, "ready_s": ready, "rows": rows}, quiet=True)
+        peers = peer_versions(args)
+        save(args.out, {"model": args.model, "peers": peers, "ready_s": ready, "rows": rows}, quiet=True)
 
 
 def main() -> None:
