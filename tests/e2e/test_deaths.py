@@ -135,7 +135,7 @@ def test_deaths_under_streams_change_no_byte(server: Server, undisturbed: Any, v
     assert [play(server.url, CALLS[i]) for i in (0, 2)] == [undisturbed[0], undisturbed[2]]
 
 
-@pytest.mark.parametrize("victim", ["scheduler", "tokenizer"])
+@pytest.mark.parametrize("victim", ["scheduler"])  # each takes the supervisor's 10 s; test_processes.py has both
 def test_one_that_stands_still_is_replaced_under_streams(server: Server, undisturbed: Any, victim: str) -> None:
     """Seen within 10 s and killed by the supervisor; the rest is as with any other death."""
     told = run_with_deaths(server, victim, [signal.SIGSTOP])

@@ -26,8 +26,10 @@ from paceline.spec_decode.rules import coupled
 
 
 def config(speculation: Speculation, **scheduler: Any) -> Config:
-    """A small engine's config."""
-    return msgspec.structs.replace(base_config(**scheduler), speculation=speculation)
+    """A small engine's config; a request may ask for as many log-probabilities as there are."""
+    base = base_config(**scheduler)
+    server = msgspec.structs.replace(base.server, max_logprobs=-1)
+    return msgspec.structs.replace(base, server=server, speculation=speculation)
 
 
 class RunnerTarget(FakeTarget):

@@ -70,5 +70,5 @@ def test_text_that_only_began_like_a_stop_string_comes_out() -> None:
 
 
 def test_empty_stop_string_is_a_bug_of_ours() -> None:
-    with pytest.raises(AssertionError, match="empty"):
+    with pytest.raises(ValueError, match="empty"):
         StopStrings([""])
