@@ -86,3 +86,16 @@ def test_sigterm_leaves_no_server_behind(name: str, tiny_folder: Path) -> None:
 @pytest.mark.parametrize("name", sorted(p.name for p in BENCHMARKS.glob("*.py")))
 def test_every_script_has_help(name: str) -> None:
     assert "usage:" in script(name, "--help")
+
+
+def test_faults_finds_nothing_wrong_and_says_so(tiny_folder: Path, short_prompts: Path, tmp_path: Path) -> None:
+    """A death, departures, malformed bodies and a soak, each small; --out has what the table has."""
+    out = tmp_path / "figures.json"
+    load = ["--model", str(tiny_folder), "--data", str(short_prompts), "--clients", "6", "--max-tokens", "60"]
+    less = ["--rounds", "1", "--departures", "12", "--slow-readers", "2", "--soak", "40"]
+    small = ["-s", "target.max_model_len=512", "-s", "target.num_threads=1"]
+    text = script("faults.py", "--faults", "scheduler,storm,slow", *load, *less, *small, "--out", str(out))
+    result = json.loads(out.read_text())["result"]
+    assert [r["fault"] for r in result] == ["scheduler SIGKILL", "12 disconnects", "2 slow readers", "soak of 40"]
+    assert all(not r["faults"] and r["failed"] == r["different"] == 0 for r in result)
+    assert "0 malformed" not in text

@@ -86,7 +86,8 @@ class State:
     fds: dict[str, int]
     """Descriptors by actor."""
     num_processes: int
-    pss_bytes: int = 0
+    memory: dict[str, int] = field(default_factory=dict)
+    """Proportional set size in bytes by actor, where it was asked for."""
 
 
 def leftovers(before: State, after: State, replaced: Iterable[str] = ()) -> list[str]:

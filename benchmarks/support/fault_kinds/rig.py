@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -155,8 +156,14 @@ class Rig:
             pids=pids,
             fds=fds,
             num_processes=len(self.server.processes()),
-            pss_bytes=sum(self.server.memory().values()) if memory else 0,
+            memory=self._memory(pids) if memory else {},
         )
+
+    def _memory(self, pids: dict[str, int]) -> dict[str, int]:
+        names, found = {pid: name for name, pid in pids.items()}, Counter[str]()
+        for process in self.server.processes():
+            found[names.get(process.pid, "helpers")] += process.memory_full_info().pss
+        return dict(found)
 
     async def eventually(self, condition: Callable[[State], bool], within_s: float = _SETTLE_S) -> float | None:
         """Seconds until the state is so; None if it never was. The server counts blocks and requests once a second."""
