@@ -92,17 +92,15 @@ class Target:
         self.model = str(json.loads(body)["data"][0]["id"])
         return self.model
 
-    async def stream(self, call: Call) -> Reply:
-        """Send one call and read its stream to the end; failures are told in ``Reply.error``."""
-        reply = Reply(time.monotonic(), name=call.name)
+    async def stream(self, call: Call, reply: Reply | None = None) -> Reply:
+        """Send one call and read its stream to the end; failures are told in ``Reply.error``.
+
+        Who wants to look on gives the ``reply`` that is to be filled.
+        """
+        reply = reply or Reply(0.0)
+        reply.started, reply.name = time.monotonic(), call.name
         try:
-            body: dict[str, Any] = {"model": await self.find_model(), "stream": True}
-            body |= {"stream_options": {"include_usage": True}} | call.fields
-            if self.chat:
-                path, body["messages"] = "/v1/chat/completions", [{"role": "user", "content": call.prompt}]
-            else:
-                path, body["prompt"] = "/v1/completions", call.prompt
-            await self._stream(path, json.dumps(body).encode(), reply)
+            await self._stream(await self.request(call), reply)
         except (OSError, EOFError, ValueError, asyncio.IncompleteReadError) as e:
             reply.error = f"{type(e).__name__}: {e}"
         reply.ended = time.monotonic()
@@ -110,11 +108,25 @@ class Target:
             reply.error = "the stream ended without usage"
         return reply
 
-    async def _stream(self, path: str, body: bytes, reply: Reply) -> None:
+    async def request(self, call: Call) -> bytes:
+        """What is sent for a call."""
+        body: dict[str, Any] = {"model": await self.find_model(), "stream": True}
+        body |= {"stream_options": {"include_usage": True}} | call.fields
+        if self.chat:
+            path, body["messages"] = "/v1/chat/completions", [{"role": "user", "content": call.prompt}]
+        else:
+            path, body["prompt"] = "/v1/completions", call.prompt
+        return self.post(path, json.dumps(body).encode())
+
+    def post(self, path: str, body: bytes) -> bytes:
+        """A POST of these bytes."""
+        head = f"POST {self.base}{path} HTTP/1.1\r\n{self.headers}Content-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+    async def _stream(self, request: bytes, reply: Reply) -> None:
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
-            head = f"POST {self.base}{path} HTTP/1.1\r\n{self.headers}Content-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
+            writer.write(request)
             status, chunked = await _head(reader)
             if status != 200:
                 text = b"".join([c async for c in _chunks(reader)]) if chunked else await reader.read()

@@ -86,3 +86,18 @@ def test_sigterm_leaves_no_server_behind(name: str, tiny_folder: Path) -> None:
 @pytest.mark.parametrize("name", sorted(p.name for p in BENCHMARKS.glob("*.py")))
 def test_every_script_has_help(name: str) -> None:
     assert "usage:" in script(name, "--help")
+
+
+def test_faults_harms_a_server_and_judges_it(tiny_folder: Path, short_prompts: Path, tmp_path: Path) -> None:
+    """A death, departures, slow readers and a soak, each small. Times and memory are nobody's business here."""
+    out = tmp_path / "figures.json"
+    load = ["--model", str(tiny_folder), "--data", str(short_prompts), "--clients", "6", "--max-tokens", "60"]
+    less = ["--rounds", "1", "--departures", "12", "--slow-readers", "2", "--soak", "40"]
+    small = ["-s", "target.max_model_len=512", "-s", "target.num_threads=1", "--out", str(out)]
+    command = [sys.executable, "-P", str(BENCHMARKS / "faults.py"), "--faults", "scheduler,storm,slow", *load, *less]
+    done = subprocess.run([*command, *small], capture_output=True, text=True, timeout=120)
+    assert out.exists(), done.stderr
+    result = json.loads(out.read_text())["result"]
+    assert [r["fault"] for r in result] == ["scheduler SIGKILL", "12 disconnects", "2 slow readers", "soak of 40"]
+    assert all(r["failed"] == r["different"] == 0 for r in result), done.stdout
+    assert done.returncode == any(r["faults"] for r in result)
