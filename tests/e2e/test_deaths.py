@@ -106,11 +106,14 @@ def run_with_deaths(server: Server, victim: str, signals: list[signal.Signals]) 
 
     with ThreadPoolExecutor(len(CALLS)) as pool:
         asked = [pool.submit(play, server.url, body) for body in CALLS]
-        for sent in signals:
+        is_over = lambda: all(call.done() for call in asked)  # noqa: E731
+        for number, sent in enumerate(signals):
             before = restarts()
             eventually(lambda: get(f"{server.url}/ready")[0] == 200, 20)
-            eventually(lambda: metrics(server.url).get("vllm:num_requests_running", 0) > 0, 20)
-            assert not all(call.done() for call in asked), "too late to disturb anything"
+            eventually(lambda: metrics(server.url).get("vllm:num_requests_running", 0) > 0 or is_over(), 20)
+            if is_over():
+                assert number > 0, "too late to disturb anything"
+                break  # a quick machine is through after the first death
             os.kill(ready(server.url)["actors"][victim]["pid"], sent)
             eventually(lambda before=before: restarts() == before + 1, 30)
         return [call.result(timeout=60) for call in asked]
