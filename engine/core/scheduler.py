@@ -214,7 +214,7 @@ class Scheduler:
                 f"but step {oldest} with {len(opened.rows)} rows is next; restart the target"
             )
         del self._running.open[oldest]
-        self._pace.observe(sum(row.num_tokens - 1 for row in opened.rows), result.elapsed_s)
+        self._pace.observe(len(opened.rows), sum(row.num_tokens - 1 for row in opened.rows), result.elapsed_s)
         if result.elapsed_s > 0:
             self._step_s += (result.elapsed_s - self._step_s) * (0.1 if self._step_s else 1.0)
         outputs: list[RequestOutput] = []

@@ -14,7 +14,7 @@ STEP_S, TOKEN_S = 0.010, 0.001
 def told(stretch: float) -> Pace:
     pace = Pace(stretch)
     for num in (0, 0, 100, 0, 50):
-        pace.observe(num, STEP_S + num * TOKEN_S)
+        pace.observe(1, num, STEP_S + num * TOKEN_S)
     return pace
 
 
@@ -29,21 +29,44 @@ def test_the_more_prompts_wait_the_more_they_get() -> None:
     assert found == [15, 30, 60, 120, 256]
 
 
+def test_a_burst_of_prompts_is_not_held_up_by_the_streams_of_those_that_came_first() -> None:
+    found = [told(2.5).prompt_budget(256, 4, num_decoding=num, num_prompts=12) for num in (12, 16, 32, 64)]
+    assert found == [60, 45, 45, 45]
+
+
 def test_no_bound_without_a_stretch_or_a_stream_or_before_anything_is_known() -> None:
     assert told(0.0).prompt_budget(256, 4, 2, 1) == 256
     assert told(2.5).prompt_budget(256, 4, 0, 1) == 256
     fresh = Pace(2.5)
-    fresh.observe(100, STEP_S)
+    fresh.observe(1, 100, STEP_S)
     assert fresh.prompt_budget(256, 4, 2, 1) == 256
 
 
 def test_costs_are_followed_and_a_clock_that_stands_still_is_ignored() -> None:
     pace = told(2.5)
     for _ in range(40):
-        pace.observe(0, 0.0)
-        pace.observe(0, 4 * STEP_S)
-        pace.observe(20, 4 * STEP_S + 20 * TOKEN_S)
+        pace.observe(1, 0, 0.0)
+        pace.observe(1, 0, 4 * STEP_S)
+        pace.observe(1, 20, 4 * STEP_S + 20 * TOKEN_S)
     assert 55 <= pace.prompt_budget(256, 4, 4, 1) <= 60
+
+
+def test_a_step_of_many_rows_may_take_longer_than_one_of_few() -> None:
+    pace = told(2.5)
+    for _ in range(40):
+        pace.observe(32, 0, 3 * STEP_S)
+    found = [pace.prompt_budget(256, 4, num, 1) for num in (4, 31, 32, 64)]
+    assert found == [15, 15, 45, 45]
+
+
+def test_what_a_burst_takes_without_prompts_is_worked_out() -> None:
+    """So many rows have only been seen beside prompts; once they go alone, what is measured counts."""
+    pace = told(2.5)
+    for _ in range(40):
+        pace.observe(32, 50, 3 * STEP_S + 50 * TOKEN_S)
+    assert pace.prompt_budget(256, 4, 32, 1) == pytest.approx(45, abs=1)
+    pace.observe(32, 0, STEP_S)
+    assert pace.prompt_budget(256, 4, 32, 1) == 15
 
 
 def chunks(stretch: float) -> list[int]:
