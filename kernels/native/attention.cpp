@@ -114,8 +114,6 @@ int64_t pl_paged_attention(const float* q, const void* k_pages, const void* v_pa
     const Task* first = tasks.data();
     const int64_t count = static_cast<int64_t>(tasks.size()) * k_heads;
     const int64_t least = work * q_heads * head_size < 65536 ? count : 1;  // a few microseconds: not worth a second thread
-    split(count, least, [&a, first, attend](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) attend(a, first[i / a.k_heads], i % a.k_heads);
-    });
+    split(count, least, [&a, first, attend](int64_t begin, int64_t end) { attend(a, first, begin, end); });
     return 0;
 }

@@ -10,7 +10,7 @@ struct Work {
     float* sums;    // [queries][padded D]
     float* totals;  // [queries][W]: sums of weights, lane by lane
     float* most;    // [queries], largest score so far
-    float* zeros;   // [padded D], stands in for slots that nobody sees
+    float* zeros;   // [padded D], stands in for slots that nobody sees; where it was for the task before
     int64_t queries, group, padded;
 };
 
@@ -19,16 +19,17 @@ static Work make_work(const Attention& a, const Task& task) {
     w.group = a.q_heads / a.k_heads;
     w.queries = task.count * w.group;
     w.padded = round_up(a.head_size, 2 * W);
-    const int64_t sizes[] = {w.padded * kSpan,     kSpan * w.padded, w.queries * kSpan, w.queries * w.padded,
-                             w.queries * W,        w.queries,        w.padded};
-    float** const parts[] = {&w.keys, &w.values, &w.scores, &w.sums, &w.totals, &w.most, &w.zeros};
+    const int64_t sizes[] = {w.padded * kSpan,     kSpan * w.padded, w.queries * kSpan,
+                             w.queries * w.padded, w.queries * W,    w.queries};
+    float** const parts[] = {&w.keys, &w.values, &w.scores, &w.sums, &w.totals, &w.most};
     int64_t total = 0;
     for (const int64_t size : sizes) total += round_up(size, 16);
     auto* memory = static_cast<float*>(scratch(1, total * sizeof(float)));
-    for (int i = 0; i < 7; ++i) {
+    for (int i = 0; i < 6; ++i) {
         *parts[i] = memory;
         memory += round_up(sizes[i], 16);
     }
+    w.zeros = static_cast<float*>(scratch(2, w.padded * sizeof(float)));
     std::memset(w.zeros, 0, w.padded * sizeof(float));
     std::memset(w.sums, 0, w.queries * w.padded * sizeof(float));
     std::memset(w.totals, 0, w.queries * W * sizeof(float));
@@ -61,19 +62,19 @@ struct Rows {
 
     Rows(const Attention& a, const Work& w, int64_t row, int64_t head, int64_t base, int64_t first, int64_t end) {
         const int32_t* table = a.block_tables + row * a.max_blocks;
-        int64_t block = base / a.block_size, offset = base % a.block_size;
-        for (int64_t i = 0; i < kSpan; ++i) {
-            keys[i] = values[i] = reinterpret_cast<const T*>(w.zeros);
-            if (base + i >= first && base + i < end) {
-                const int64_t at = ((table[block] * a.block_size + offset) * a.k_heads + head) * a.head_size;
+        const int64_t begin = first > base ? first - base : 0, stop = end - base < kSpan ? end - base : kSpan;
+        int64_t i = 0;
+        for (; i < begin; ++i) keys[i] = values[i] = reinterpret_cast<const T*>(w.zeros);
+        while (i < stop) {  // the slots of a block are a fixed way apart
+            const int64_t offset = (base + i) % a.block_size, left = a.block_size - offset;
+            const int64_t last = left < stop - i ? i + left : stop, step = a.k_heads * a.head_size;
+            int64_t at = ((table[(base + i) / a.block_size] * a.block_size + offset) * a.k_heads + head) * a.head_size;
+            for (; i < last; ++i, at += step) {
                 keys[i] = static_cast<const T*>(a.k_pages) + at;
                 values[i] = static_cast<const T*>(a.v_pages) + at;
             }
-            if (++offset == a.block_size) {
-                ++block;
-                offset = 0;
-            }
         }
+        for (; i < kSpan; ++i) keys[i] = values[i] = reinterpret_cast<const T*>(w.zeros);
     }
 };
 
@@ -177,9 +178,14 @@ static void weigh(const Attention& a, const Work& w, int64_t query, int64_t base
     float* scores = w.scores + query * kSpan;
     F s[VECTORS];
     F top = splat(-__builtin_inff());
+    const bool all_seen = seen.first <= base && base + kSpan <= seen.end;
     for (int i = 0; i < VECTORS; ++i) {
         s[i] = load<F>(scores + i * W) * a.scale;
         if (a.soft_cap > 0.0f) s[i] = a.soft_cap * (1.0f - 2.0f / (exp(s[i] * (2.0f / a.soft_cap)) + 1.0f));  // tanh
+        if (all_seen) {
+            top = max(top, s[i]);
+            continue;
+        }
         const I slot = lane_ids() + static_cast<int32_t>(base + i * W);
         const I hidden = (slot < static_cast<int32_t>(seen.first)) | (slot >= static_cast<int32_t>(seen.end));
         s[i] = hidden ? splat(-__builtin_inff()) : s[i];
@@ -330,41 +336,87 @@ static void attend_path(const Attention& a, const Work& w, const Task& task, int
         attend_span<T>(a, w, task, head, base, Rows<T>(a, w, task, head, base, seen[t], path), nullptr, seen, t, t + 1);
 }
 
-template <class T>
-static void attend_spans(const Attention& a, const Work& w, const Task& task, int64_t head) {
+// What a task's tokens see together, and where its last span that is read for all of them at once ends.
+struct Reach {
     Sight seen[kQueries];
-    int64_t first = INT64_MAX, end = 0;
-    for (int64_t t = 0; t < task.count; ++t) {
-        seen[t] = sight(a, task.row, task.token + t, task.fork);
-        first = seen[t].first < first ? seen[t].first : first;
-        end = seen[t].end > end ? seen[t].end : end;
+    int64_t first = INT64_MAX, end = 0, base = 0;
+    bool forks;
+
+    Reach(const Attention& a, const Task& task) {
+        for (int64_t t = 0; t < task.count; ++t) {
+            seen[t] = sight(a, task.row, task.token + t, task.fork);
+            first = seen[t].first < first ? seen[t].first : first;
+            end = seen[t].end > end ? seen[t].end : end;
+        }
+        forks = end > task.fork;
+        if (forks) end = task.fork / kSpan * kSpan;
+        base = first / kSpan * kSpan;
     }
-    const bool forks = end > task.fork;
-    if (forks) end = task.fork / kSpan * kSpan;  // what is read for all tokens at once
-    Rows<T> rows[2];
-    int64_t base = first / kSpan * kSpan;
-    if (base < end) rows[0] = Rows<T>(a, w, task.row, head, base, first, end);
-    for (int turn = 0; base < end; base += kSpan, turn ^= 1) {
-        const bool more = base + kSpan < end;
-        if (more) rows[turn ^ 1] = Rows<T>(a, w, task.row, head, base + kSpan, first, end);
-        attend_span(a, w, task, head, base, rows[turn], more ? &rows[turn ^ 1] : nullptr, seen, 0, task.count);
-    }
-    for (int64_t t = 0; forks && t < task.count; ++t) {
-        const int64_t own = seen[t].first / kSpan * kSpan;
-        attend_path<T>(a, w, task, head, own > end ? own : end, seen, t);
+};
+
+// The rows of spans, the one at work and the one that comes from memory meanwhile.
+template <class T>
+struct Turns {
+    Rows<T> both[2];
+    int at = 0;
+
+    Rows<T>& now() { return both[at]; }
+    Rows<T>& next() { return both[at ^ 1]; }
+};
+
+// A task's spans. `turns` is at the first, if it has one, and then at the first of the task that comes next.
+template <class T>
+static void attend_spans(const Attention& a, const Work& w, const Task& task, int64_t head, const Reach& reach,
+                         Turns<T>& turns, const Task* next_task, int64_t next_head) {
+    int64_t base = reach.base;
+    do {
+        bool more = base + kSpan < reach.end;
+        if (more) {
+            turns.next() = Rows<T>(a, w, task.row, head, base + kSpan, reach.first, reach.end);
+        } else if (next_task != nullptr) {
+            const Reach there(a, *next_task);
+            more = there.base < there.end;
+            if (more) turns.next() = Rows<T>(a, w, next_task->row, next_head, there.base, there.first, there.end);
+        }
+        if (base < reach.end)
+            attend_span(a, w, task, head, base, turns.now(), more ? &turns.next() : nullptr, reach.seen, 0, task.count);
+        turns.at ^= 1;
+        base += kSpan;
+    } while (base < reach.end);
+    for (int64_t t = 0; reach.forks && t < task.count; ++t) {
+        const int64_t own = reach.seen[t].first / kSpan * kSpan;
+        attend_path<T>(a, w, task, head, own > reach.end ? own : reach.end, reach.seen, t);
     }
 }
 
-static void attend(const Attention& a, const Task& task, int64_t head) {
-    const Work w = make_work(a, task);
-    if (a.pages == PL_BF16)
-        attend_spans<uint16_t>(a, w, task, head);
-    else
-        attend_spans<float>(a, w, task, head);
+static void finish(const Attention& a, const Work& w, const Task& task, int64_t head) {
     for (int64_t i = 0; i < w.queries; ++i) {
         const int64_t token = task.token + i / w.group, h = head * w.group + i % w.group;
         float* out = a.out + (token * a.q_heads + h) * a.head_size;
         const float total = sum_of(load<F>(w.totals + i * W));
         for (int64_t d = 0; d < a.head_size; ++d) out[d] = w.sums[i * w.padded + d] / total;
     }
+}
+
+// Tasks times heads begin..end-1, the heads of a task one behind the other.
+template <class T>
+static void attend_each(const Attention& a, const Task* tasks, int64_t begin, int64_t end) {
+    Turns<T> turns;
+    for (int64_t i = begin; i < end; ++i) {
+        const Task &task = tasks[i / a.k_heads], *next = i + 1 < end ? &tasks[(i + 1) / a.k_heads] : nullptr;
+        const int64_t head = i % a.k_heads;
+        const Work w = make_work(a, task);
+        const Reach reach(a, task);
+        if (i == begin && reach.base < reach.end)
+            turns.now() = Rows<T>(a, w, task.row, head, reach.base, reach.first, reach.end);
+        attend_spans(a, w, task, head, reach, turns, next, (i + 1) % a.k_heads);
+        finish(a, w, task, head);
+    }
+}
+
+static void attend(const Attention& a, const Task* tasks, int64_t begin, int64_t end) {
+    if (a.pages == PL_BF16)
+        attend_each<uint16_t>(a, tasks, begin, end);
+    else
+        attend_each<float>(a, tasks, begin, end);
 }

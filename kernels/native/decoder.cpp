@@ -10,14 +10,21 @@
 namespace pl {
 namespace {
 
+constexpr int64_t kAtOnce = 8;  // products that share one quantisation of their input
+
 // Products of one input, side by side.
 void multiply(const PlProduct* products, int64_t count, const float* x, float* out, int64_t stride, int64_t num_tokens,
               int64_t num_inputs) {
-    for (const PlProduct* p = products; p < products + count; out += p->n, ++p) {
-        if (p->kind == PL_INT8)
-            linear_int8(x, p->codes, p->scales, p->bias, out, stride, num_tokens, p->n, num_inputs);
-        else
-            linear_blocks(x, p->codes, p->bias, out, stride, num_tokens, p->n, num_inputs, p->kind);
+    const bool tiled = are_tiled(num_tokens);
+    for (; count > 0; count -= kAtOnce, products += kAtOnce) {
+        Product batch[kAtOnce];
+        const int64_t size = count < kAtOnce ? count : kAtOnce;
+        for (int64_t i = 0; i < size; out += products[i].n, ++i) {
+            const PlProduct& p = products[i];
+            batch[i] = {{nullptr, nullptr, p.codes, p.scales, p.bias, out, stride, num_tokens, p.n, groups_of(num_inputs)},
+                        p.kind == PL_INT8 ? int8_multiply(tiled) : blocks_multiply(p.kind, tiled)};
+        }
+        run_products(batch, size, x, num_inputs);
     }
 }
 

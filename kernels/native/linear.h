@@ -1,4 +1,4 @@
-// What the quantised linears share: activations in int8, sixteen outputs side by side, and the walk over tokens and blocks.
+// What the quantised linears share: activations in int8, sixteen outputs side by side, and products on the pool.
 //
 // Activations are quantised on the fly, for each token and group of 32 inputs, to codes -127..127 and an fp32 scale.
 // Weights are unsigned bytes once in a register, because the dot-product instructions take one unsigned and one signed
@@ -19,7 +19,6 @@ constexpr int64_t kGroup = 32;                   // inputs that share a scale
 constexpr int64_t kOutputs = 16;                 // outputs of a block
 constexpr float kLeastMagnitude = 0x1p-100f;     // below it a group counts as zeros
 constexpr int64_t kPassTokens = 96;              // their activations fit the second-level cache beside the weights
-constexpr int64_t kSerialActivations = 8192;     // quantising fewer is quicker alone than shared
 
 // One group of one token's activations, quantised.
 struct Activations {
@@ -54,46 +53,20 @@ struct Linear {
 inline int64_t blocks_of(int64_t n) { return (n + kOutputs - 1) / kOutputs; }
 inline int64_t groups_of(int64_t k) { return (k + kGroup - 1) / kGroup; }
 
-// Pairs of blocks on the pool.
-template <class Multiply>
-void over_blocks(const Linear& linear, Multiply multiply) {
-    const int64_t blocks = blocks_of(linear.n);
-    split((blocks + 1) / 2, 1, [&](int64_t begin, int64_t end) { multiply(linear, begin * 2, end * 2 < blocks ? end * 2 : blocks); });
-}
+// Does blocks begin..end-1 of a product.
+using Multiply = void (*)(const Linear&, int64_t begin, int64_t end);
+struct Product {
+    Linear linear;
+    Multiply multiply;
+};
 
-// Quantises x [T, K], then multiplies. `quantise` takes a row, `multiply` a range of blocks.
-template <class Quantise, class Multiply>
-void run_linear(Linear linear, const float* x, int64_t k, Quantise quantise, Multiply multiply) {
-    if (linear.num_tokens == 0 || linear.n == 0) return;
-    const int64_t groups = linear.groups;
-    auto* quantised = static_cast<Activations*>(scratch(0, sizeof(Activations) * linear.num_tokens * groups + 64));
-    split(linear.num_tokens, kSerialActivations / (k + 1) + 1, [=](int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t) quantise(x + t * k, k, quantised + t * groups);
-    });
-    linear.x = quantised;
-    over_blocks(linear, multiply);
-}
+// Whether this many tokens are quantised as tiles, for the matrix unit.
+bool are_tiled(int64_t num_tokens);
 
-// The same with tiles: `quantise` takes up to sixteen rows.
-template <class Quantise, class Multiply>
-void run_tiled(Linear linear, const float* x, int64_t k, Quantise quantise, Multiply multiply) {
-    if (linear.n == 0) return;
-    const int64_t groups = linear.groups, tokens = linear.num_tokens, tiles = (tokens + kTileTokens - 1) / kTileTokens;
-    auto* quantised = static_cast<TokenTile*>(scratch(0, sizeof(TokenTile) * tiles * groups));
-    split(tiles, kSerialActivations / (k * kTileTokens + 1) + 1, [=](int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t) {
-            const int64_t first = t * kTileTokens, left = tokens - first;
-            quantise(x + first * k, left < kTileTokens ? left : kTileTokens, k, quantised + t * groups);
-        }
-    });
-    linear.tiles = quantised;
-    over_blocks(linear, multiply);
-}
+Multiply int8_multiply(bool tiled);
+Multiply blocks_multiply(int64_t bits, bool tiled);
 
-// pl_linear_int8 and pl_linear_blocks with outputs `stride` apart.
-void linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out, int64_t stride,
-                 int64_t num_tokens, int64_t n, int64_t k);
-void linear_blocks(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t stride, int64_t num_tokens,
-                   int64_t n, int64_t k, int64_t bits);
+// Quantises x [T, K] once and does all its products, the blocks of all of them side by side on the pool.
+void run_products(Product* products, int64_t count, const float* x, int64_t k);
 
 }  // namespace pl

@@ -85,18 +85,12 @@ void pack_group(const uint8_t* block, const BlockKind& kind, int64_t group, uint
 
 }  // namespace
 
-void linear_blocks(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t stride, int64_t num_tokens,
-                   int64_t n, int64_t k, int64_t bits) {
-    const Linear linear{nullptr, nullptr, packed, nullptr, bias, out, stride, num_tokens, n, groups_of(k)};
+Multiply blocks_multiply(int64_t bits, bool tiled) {
 #if PL_AMX
-    if (isa() == Isa::amx && num_tokens >= kLeastTiled) {
-        using namespace avx512;
-        const auto multiply = bits == 4 ? multiply_tiles<Blocks<4>> : bits == 5 ? multiply_tiles<Blocks<5>> : multiply_tiles<Blocks<6>>;
-        return run_tiled(linear, x, k, quantise_tile, multiply);
-    }
+    using namespace avx512;
+    if (tiled) return bits == 4 ? multiply_tiles<Blocks<4>> : bits == 5 ? multiply_tiles<Blocks<5>> : multiply_tiles<Blocks<6>>;
 #endif
-    const auto multiply = bits == 4 ? PL_PICK(multiply<4>) : bits == 5 ? PL_PICK(multiply<5>) : PL_PICK(multiply<6>);
-    run_linear(linear, x, k, PL_PICK(quantise_row), multiply);
+    return bits == 4 ? PL_PICK(multiply<4>) : bits == 5 ? PL_PICK(multiply<5>) : PL_PICK(multiply<6>);
 }
 
 }  // namespace pl
@@ -125,6 +119,9 @@ int64_t pl_pack_blocks(const uint8_t* blocks, const uint16_t* first, const uint1
 
 int64_t pl_linear_blocks(const float* x, const uint8_t* packed, const float* bias, float* out, int64_t num_tokens, int64_t n,
                          int64_t k, int64_t bits) {
-    pl::linear_blocks(x, packed, bias, out, n, num_tokens, n, k, bits);
+    using namespace pl;
+    const Linear linear{nullptr, nullptr, packed, nullptr, bias, out, n, num_tokens, n, groups_of(k)};
+    Product product{linear, blocks_multiply(bits, are_tiled(num_tokens))};
+    run_products(&product, 1, x, k);
     return 0;
 }

@@ -4,7 +4,7 @@
 template <int BITS>
 struct Blocks {
     static constexpr int64_t kBytes = group_bytes(BITS), kNumbers = kBytes - kVector;
-    static constexpr int kTokens = PL_ISA == 2 ? (BITS == 6 ? 3 : 4) : PL_ISA == 1 ? 6 : 1, kBlocks = PL_ISA == 2 ? 2 : 1;
+    static constexpr int kTokens = PL_ISA == 2 ? (BITS == 6 ? 3 : BITS == 4 ? 6 : 4) : PL_ISA == 1 ? 6 : 1, kBlocks = PL_ISA == 2 ? 2 : 1;
 
 #if PL_ISA > 0
 

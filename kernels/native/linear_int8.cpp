@@ -21,14 +21,11 @@ constexpr int64_t kCodes = kGroup * kOutputs;  // bytes of a block's group
 
 }  // namespace
 
-void linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out, int64_t stride,
-                 int64_t num_tokens, int64_t n, int64_t k) {
-    const Linear linear{nullptr, nullptr, codes, scales, bias, out, stride, num_tokens, n, groups_of(k)};
+Multiply int8_multiply(bool tiled) {
 #if PL_AMX
-    if (isa() == Isa::amx && num_tokens >= kLeastTiled)
-        return run_tiled(linear, x, k, avx512::quantise_tile, avx512::multiply_tiles<avx512::Int8>);
+    if (tiled) return avx512::multiply_tiles<avx512::Int8>;
 #endif
-    run_linear(linear, x, k, PL_PICK(quantise_row), PL_PICK(multiply));
+    return PL_PICK(multiply);
 }
 
 }  // namespace pl
@@ -67,6 +64,9 @@ int64_t pl_pack_q8_0(const uint8_t* rows, uint8_t* codes, uint16_t* scales, int6
 
 int64_t pl_linear_int8(const float* x, const uint8_t* codes, const uint16_t* scales, const float* bias, float* out,
                        int64_t num_tokens, int64_t n, int64_t k) {
-    pl::linear_int8(x, codes, scales, bias, out, n, num_tokens, n, k);
+    using namespace pl;
+    const Linear linear{nullptr, nullptr, codes, scales, bias, out, n, num_tokens, n, groups_of(k)};
+    Product product{linear, int8_multiply(are_tiled(num_tokens))};
+    run_products(&product, 1, x, k);
     return 0;
 }

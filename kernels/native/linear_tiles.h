@@ -30,21 +30,6 @@ static inline void multiply_tile() {
     asm volatile("tilezero %%tmm%c0\n\ttdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(X), "i"(WEIGHTS));
 }
 
-static void quantise_tile(const float* x, int64_t count, int64_t k, TokenTile* out) {
-    float spare[kGroup];
-    for (int64_t i = 0; i < k; i += kGroup, ++out) {
-        for (int64_t t = 0; t < count; ++t) {
-            const float* group = group_at(x + t * k, i, k, spare);
-            const float most = magnitude(group);
-            int32_t sums[2];
-            encode(group, splat(most == 0.0f ? 0.0f : 127.0f / most), out->codes[t], sums);
-            out->sum[t] = static_cast<float>(sums[0] + sums[1]);
-            out->scale[t] = most / 127.0f;
-        }
-        for (int64_t t = count; t < kTileTokens; ++t) out->sum[t] = out->scale[t] = 0.0f;  // sums of nothing stay finite
-    }
-}
-
 // A group's codes, signed, in the order of the tile of weights.
 template <class Format>
 static inline void unpack(const uint8_t* group, int8_t* out) {

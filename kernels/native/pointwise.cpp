@@ -68,16 +68,18 @@ int64_t pl_store_kv(const float* k, const float* v, void* k_pages, void* v_pages
     using namespace pl;
     if (const int64_t bad = first_outside(slots, num_tokens, num_slots)) return bad;
     const auto narrow = PL_PICK(narrow_row);
-    for (int64_t t = 0; t < num_tokens; ++t) {
-        const int64_t at = slots[t] * row_size;
-        if (pages == PL_BF16) {
-            narrow(k + t * k_stride, static_cast<uint16_t*>(k_pages) + at, row_size);
-            narrow(v + t * v_stride, static_cast<uint16_t*>(v_pages) + at, row_size);
-        } else {
-            std::memcpy(static_cast<float*>(k_pages) + at, k + t * k_stride, row_size * sizeof(float));
-            std::memcpy(static_cast<float*>(v_pages) + at, v + t * v_stride, row_size * sizeof(float));
+    split(num_tokens, rows_of(2 * row_size), [=](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+            const int64_t at = slots[t] * row_size;
+            if (pages == PL_BF16) {
+                narrow(k + t * k_stride, static_cast<uint16_t*>(k_pages) + at, row_size);
+                narrow(v + t * v_stride, static_cast<uint16_t*>(v_pages) + at, row_size);
+            } else {
+                std::memcpy(static_cast<float*>(k_pages) + at, k + t * k_stride, row_size * sizeof(float));
+                std::memcpy(static_cast<float*>(v_pages) + at, v + t * v_stride, row_size * sizeof(float));
+            }
         }
-    }
+    });
     return 0;
 }
 
