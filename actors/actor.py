@@ -29,6 +29,7 @@ from ..engine.config import Config
 from ..engine.errors import PacelineError
 from ..engine.store.located import Located, ModelCard
 from ..engine.types import ErrorInfo
+from .logs import Lines
 from .mailbox import Mailbox, MailboxFull
 from .messages import ActorLost, Drain, Failed, Heartbeat, Hello, Stats, Stop
 
@@ -60,6 +61,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """Epochs of the other actors that are not 0."""
     socket_fd: int = -1
     """The gateway's listening socket, inherited."""
+    is_listened_for: bool = False
+    """Another server accepts connections on it until this gateway can answer them."""
     log_level: str = "info"
 
 
@@ -115,6 +118,8 @@ class Actor:
         self.epoch = setup.epoch
         self.progress = Progress()
         self.draining = False
+        self.lines: Lines | None = None
+        """Where this process logs."""
         self._scope: anyio.CancelScope | None = None
         self._sent: Stats | None = None
 
@@ -211,12 +216,15 @@ class Actor:
                 await self.progress.changed.wait()
 
     def _all_stats(self) -> Stats | None:
-        """The role's counters, and the mailbox's where there is something to count."""
-        stats, bad = self.stats(), self.mailbox.num_bad
-        if not bad:
+        """The role's counters, and the mailbox's and the log's where there is something to count."""
+        stats = self.stats()
+        num_lost = self.lines.num_lost if self.lines is not None else 0
+        counts = {"wire_decode_errors": self.mailbox.num_bad, "log_lines_lost": num_lost}
+        more = {f"{name}/{self.name}": float(count) for name, count in counts.items() if count}
+        if not more:
             return stats
         stats = stats or Stats(self.name, self.epoch, {})
-        return msgspec.structs.replace(stats, values={**stats.values, f"wire_decode_errors/{self.name}": float(bad)})
+        return msgspec.structs.replace(stats, values={**stats.values, **more})
 
     def _last_words(self, cause: BaseException) -> None:
         if not isinstance(cause, PacelineError):

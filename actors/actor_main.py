@@ -18,6 +18,7 @@ from typing import NoReturn
 import anyio
 import msgspec
 
+from . import logs
 from .actor import Actor, Setup
 from .wire import role_of
 from .zmq_mailbox import ZmqMailbox
@@ -36,19 +37,17 @@ _FINISH_S = 10.0
 def main() -> int:
     """Read the Setup, tie our life to the parent's, and run the actor."""
     setup = _read_setup()
-    logging.basicConfig(
-        level=setup.log_level.upper(), stream=sys.stderr, format=f"%(levelname)s {setup.actor}: %(message)s"
-    )
-    logging.raiseExceptions = False  # a closed log pipe must not fail a call
+    lines = logs.set_up(setup.actor, setup.log_level, setup.config.server.log_format)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's to answer
     _die_with_parent(setup)
-    return anyio.run(_run, setup)
+    return anyio.run(_run, setup, lines)
 
 
-async def _run(setup: Setup) -> int:
+async def _run(setup: Setup, lines: logs.Lines) -> int:
     mailbox = ZmqMailbox(setup.actor, setup.epoch, setup.folder, setup.epochs)
     try:
         actor = _load(setup)(setup, mailbox)
+        actor.lines = lines
     except BaseException:
         mailbox.close()
         raise

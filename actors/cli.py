@@ -147,6 +147,14 @@ VERBS: dict[str, Verb] = {
         "paceline serve smollm2:135m --port 8000\n"
         "  paceline serve --config configs/laptop.toml -s scheduler.max_num_seqs=32",
     ),
+    "upgrade": Verb(
+        "replace a server on this machine by a newer one, without a failed call",
+        _serve,
+        "paceline upgrade                            # the same again: a newer paceline, changed files\n"
+        "  paceline upgrade smollm2:360m --port 8000   # another model, other flags\n\n"
+        "The new server loads while the old one serves, takes its port and goes on in this terminal; the old one\n"
+        "answers what it has and ends. What cannot start leaves the old one as it is. Back: upgrade to what was.",
+    ),
     "batch": Verb(
         "answer a file of requests; started again it goes on where it was",
         _batch,
@@ -203,16 +211,17 @@ def _dispatch(words: list[str], debug: bool) -> int:
     verb = words[0]
     if verb not in VERBS:
         raise UsageError(f"{verb!r} is no command{_nearest(verb, VERBS)}; see: paceline --help")
-    args = _parse(verb, words[1:])
+    args = parse(verb, words[1:])
     if args is None:
         return 0
     args.debug = debug
+    args.words = words[1:]
     for note in getattr(args, "notes", []):
         sys.stderr.write(f"paceline: {note}\n")
     return import_module(f".commands.{verb}", __package__).run(args)
 
 
-def _parse(verb: str, words: list[str]) -> argparse.Namespace | None:
+def parse(verb: str, words: list[str]) -> argparse.Namespace | None:
     """The verb's arguments; None when help was asked for, which is printed here."""
     own = words[: words.index("--")] if "--" in words else words
     everything = "--help=all" in own
@@ -226,7 +235,7 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace | None:
         add_help=False,
     )
     arguments(parser, everything)
-    more = "" if verb not in ("run", "serve", "batch") else " (--help=all: every flag)"
+    more = "" if verb not in ("run", "serve", "upgrade", "batch") else " (--help=all: every flag)"
     parser.add_argument("-h", "--help", action="store_true", help=f"show this{more}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     if everything or "-h" in own or "--help" in own:

@@ -47,6 +47,8 @@ SERVER_FLAGS = (
     Flag("--max-logprobs", "server.max_logprobs", int),
     Flag("--shutdown-timeout", "server.shutdown_timeout_s", float),
     Flag("--uvicorn-log-level", "server.log_level", str),
+    Flag("--log-format", "server.log_format", str, "text or json"),
+    Flag("--log-prompts", "server.log_prompts", "true"),
     Flag("--tool-call-parser", "server.tool_call_parser", str),
     Flag("--reasoning-parser", "server.reasoning_parser", str),
 )

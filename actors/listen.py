@@ -35,7 +35,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as e:
         listener.close()
         if e.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} on {host} is in use{_owner(port)}; stop it or pass --port") from e
+            raise ConfigError(f"port {port} on {host} is in use{_owner(port)} or pass --port") from e
         if e.errno in (errno.EACCES, errno.EPERM):
             raise ConfigError(f"port {port} on {host} may not be used by this user; pass --port 8000") from e
         raise ConfigError(f"port {port} on {host} cannot be opened: {e.strerror}; pass --host or --port") from e
@@ -52,9 +52,12 @@ def url(listener: socket.socket) -> str:
 
 
 def _owner(port: int) -> str:
-    """`` by pid 123 (paceline serve)`` where the system lets us see it."""
+    """`` by pid 123 (paceline serve); replace it with paceline upgrade, stop it`` where the system lets us see it."""
     process = owner(port)
-    return f" by pid {process.pid} ({name_of(process)})" if process is not None else ""
+    if process is None:
+        return "; stop it"
+    remedy = "replace it with paceline upgrade, stop it" if is_server(process) else "stop it"
+    return f" by pid {process.pid} ({name_of(process)}); {remedy}"
 
 
 def owner(port: int) -> "psutil.Process | None":
@@ -72,6 +75,11 @@ def owner(port: int) -> "psutil.Process | None":
                 process = parent
             return process
     return None
+
+
+def is_server(process: "psutil.Process") -> bool:
+    """Whether it serves with paceline."""
+    return name_of(process) in ("paceline serve", "paceline upgrade")
 
 
 def name_of(process: "psutil.Process") -> str:

@@ -85,6 +85,9 @@ class Stop(Message, frozen=True):
 class Drain(Message, frozen=True):
     """Finish what runs, take nothing new."""
 
+    hands_over: bool = False
+    """Another server accepts connections in our place: those that are open already are still served."""
+
 
 class ActorLost(Message, frozen=True):
     """``actor`` died or was replaced; state kept for it is void."""

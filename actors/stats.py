@@ -96,6 +96,7 @@ METRICS: dict[str, MetricKind] = {
     "actor_up": MetricKind("gauge", "paceline_actor_up", "1 while the actor works.", ("actor",)),
     "actor_restarts": MetricKind("counter", "paceline_actor_restarts", "Starts after the first.", ("actor",)),
     "requests_replayed": MetricKind("counter", "paceline_requests_replayed", "Requests that went on after a death."),
+    "log_lines_lost": MetricKind("counter", "paceline_log_lines_lost", "Log lines that nobody took.", ("actor",)),
     "wire_decode_errors": MetricKind("counter", "paceline_wire_decode_errors", "Bad frames received.", ("actor",)),
     "detokenize_repairs": MetricKind("counter", "paceline_detokenize_repairs", "Decoder states built anew."),
     "spec_decode_num_drafts": _spec("vllm:spec_decode_num_drafts", "Rows in which drafts were verified."),

@@ -64,10 +64,12 @@ class Supervisor:
         listener: socket.socket | None = None,
         entries: Mapping[str, str] | None = None,
         drafter: tuple[Located, ModelCard] | None = None,
+        is_listened_for: bool = False,
     ) -> None:
         self.posts = {name: Post(name) for name in (*actors, *(["draft"] if drafter else []))}
         """A draft actor is kept where there is a ``drafter``, the model for it; the engine is of use without it."""
         self.draining = False
+        """No more calls are taken, or no more connections accepted."""
         self.is_ready = False
         """Whether all actors have worked at the same time once."""
         self._config = config
@@ -76,10 +78,13 @@ class Supervisor:
         self._drafter = drafter
         self._folder = folder
         self._listener = listener
+        self._is_listened_for = is_listened_for  # another server accepts until we can answer: the gateway comes last
+        self._hands_over = False
         self._entries = dict(entries or {})
         self._children: dict[str, Child] = {}
         self._failures: dict[tuple[str, int], ErrorInfo] = {}
         self._heard = anyio.Event()  # of a failure
+        self._engine_ok = anyio.Event()  # all but the gateway
         self._all_ok = anyio.Event()
         self._gateway_gone = anyio.Event()
         self._mailbox: ZmqMailbox | None = None
@@ -100,8 +105,13 @@ class Supervisor:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._receive)
+                last = "gateway" if self._is_listened_for else ""
                 for post in self.posts.values():
-                    tasks.start_soon(self._keep, post)
+                    if post.name != last:
+                        tasks.start_soon(self._keep, post)
+                if last:
+                    await self._engine_ok.wait()
+                    tasks.start_soon(self._keep, self.posts[last])
                 await self._all_ok.wait()
                 tasks.start_soon(self._watch)
                 task_status.started()
@@ -111,12 +121,17 @@ class Supervisor:
                 await self._end_all()
             self._mailbox.close()
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take no new calls and return when those that run are finished, or after ``timeout_s``."""
-        self.draining = True
+    async def drain(self, timeout_s: float, *, hands_over: bool = False) -> None:
+        """Take no new calls and return when those that run are finished, or after ``timeout_s``.
+
+        ``hands_over``: another server accepts now; calls on connections that are open are still taken.
+        """
+        self.draining, self._hands_over = True, hands_over
         self._publish()
+        if hands_over and self._listener is not None:
+            self._listener.close()
         if "gateway" in self._children and timeout_s > 0:
-            self._send("gateway", Drain())
+            self._send("gateway", Drain(hands_over))
             with anyio.move_on_after(timeout_s):
                 await self._gateway_gone.wait()
 
@@ -173,6 +188,7 @@ class Supervisor:
             entry=self._entries.get(post.name, ""),
             epochs={p.name: p.next_epoch for p in self.posts.values() if p.next_epoch > 0},
             socket_fd=self._listener.fileno() if takes_calls and self._listener is not None else -1,
+            is_listened_for=takes_calls and self._is_listened_for,
             log_level=self._config.server.log_level,
         )
 
@@ -211,7 +227,10 @@ class Supervisor:
         post.welcome(hello, anyio.current_time())
         if post.name.startswith("target"):
             self._target_hello = hello
-        if all(p.state == "ok" for p in self.posts.values() if p.is_needed):
+        waited_for = [p for p in self.posts.values() if p.is_needed and p.state != "ok"]
+        if all(p.name == "gateway" for p in waited_for):
+            self._engine_ok.set()
+        if not waited_for:
             self.is_ready = True
             self._all_ok.set()
         self._publish()
@@ -237,11 +256,14 @@ class Supervisor:
     def _publish(self) -> None:
         """Tell the gateway, or who stands in for it, and the tokenizer how the engine is."""
         posts = list(self.posts.values())
+        others = [post for post in posts if post.name != "gateway"]  # who reads this knows that there is one
         now_s = anyio.current_time()
         state = EngineState(
-            condition(posts, was_ready=self.is_ready, draining=self.draining),
+            condition(
+                others, was_ready=self._engine_ok.is_set(), draining=self.draining and not self._hands_over
+            ),
             [post.view(now_s) for post in posts],
-            first_error(posts),
+            first_error(others),
             self._target_hello,
         )
         for name in ("gateway", "tokenizer"):

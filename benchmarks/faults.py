@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent / "support"))
 
-from fault_kinds import bodies, deaths, draft, ending, gateway_deaths, leavers, pool, slow, soak
+from fault_kinds import bodies, deaths, draft, ending, gateway_deaths, leavers, pool, slow, soak, upgrade
 from fault_kinds.judge import HEAD, Outcome
 from fault_kinds.rig import Rig, Settings, serving
 from report import save, table
@@ -40,6 +40,7 @@ FAULTS: dict[str, Callable[[Rig], Awaitable[list[Outcome]]]] = {
     "slow": slow.slow,
     "pool": pool.pool,
     "drain": ending.drain,
+    "upgrade": upgrade.upgrade,
     "supervisor": ending.supervisor,
     "stop": deaths.stop,
     "stop-gateway": gateway_deaths.stop_gateway,

@@ -59,6 +59,9 @@ class Server(Section, frozen=True):
     allowed_origins: list[str] = []
     """CORS origins; empty = no CORS header."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    log_prompts: bool = False
+    """Whether the line of a call shows the beginning of its body, prompt and all."""
     tool_call_parser: str = "auto"
     """How the model writes tool calls: a format by name, none, or auto: what the model's own files say."""
     reasoning_parser: str = "auto"

@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     if process is None:
         raise PacelineError(f"no server of yours listens on port {address.port}; pass --port, see: paceline ps")
     name = listen.name_of(process)
-    if not name.startswith("paceline serve"):
-        raise PacelineError(f"port {address.port} belongs to pid {process.pid} ({name}), which is no paceline serve")
+    if not listen.is_server(process):
+        raise PacelineError(f"port {address.port} belongs to pid {process.pid} ({name}), which is no paceline server")
     with contextlib.suppress(psutil.NoSuchProcess):  # it was on its way out
         try:
             process.send_signal(signal.SIGTERM)

@@ -13,6 +13,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...engine.errors import PacelineError, UnavailableError
+from ..logs import fields
 from .access import OPEN_PATHS, Access
 from .admin import AdminRoutes
 from .anthropic import CountTokens, MessagesDialect
@@ -38,6 +39,7 @@ from .tokenization import TokenRoutes
 log = logging.getLogger(__name__)
 
 _METHODS = frozenset(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+_MAX_LOGGED_BYTES = 2000
 _CLIENT_GONE = 499
 """Status in metrics and log of a request whose client left; nginx's number."""
 
@@ -120,6 +122,8 @@ class Front:
             if message["type"] == "http.response.start":
                 facts.status = message["status"]
                 extra = [*id_headers(scope["path"], facts.request_id), *cors]
+                if self._service.closes_connections:
+                    extra.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 
@@ -193,5 +197,9 @@ class Front:
         self._service.registry.inc("http_requests", 1, handler, method, f"{status // 100}xx")
         self._service.registry.observe("http_request_duration", elapsed_s, handler)
         level = logging.DEBUG if handler in OPEN_PATHS else logging.INFO  # probes come every few seconds
-        log.log(level, "%s %s %d %.1f ms id=%s key=%s", method, handler, status, elapsed_s * 1000, facts.request_id,
-                facts.key_name)  # fmt: skip
+        if not log.isEnabledFor(level):
+            return
+        body = None if facts.body is None else facts.body[:_MAX_LOGGED_BYTES].decode(errors="replace")
+        told = facts.meter.told() if facts.meter is not None else {}
+        log.log(level, "%s %s %d %.1f ms", method, handler, status, elapsed_s * 1000,
+                extra=fields(request_id=facts.request_id, key=facts.key_name, **told, body=body))  # fmt: skip

@@ -7,6 +7,7 @@ import anyio
 from starlette.types import Scope
 
 from .access import header
+from .meter import CallMeter
 
 _KEY = "paceline"
 _PRINTABLE = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -15,7 +16,7 @@ _PRINTABLE = re.compile(rb"[\x21-\x7e]{1,128}")
 class CallFacts:
     """Made by the outermost layer, filled in by the handlers."""
 
-    __slots__ = ("began_s", "given_id", "handler", "key_name", "request_id", "status")
+    __slots__ = ("began_s", "body", "given_id", "handler", "key_name", "meter", "request_id", "status")
 
     def __init__(self, scope: Scope) -> None:
         given = header(scope, b"x-request-id")
@@ -28,6 +29,10 @@ class CallFacts:
         self.key_name = "-"
         """Of the API key, if any."""
         self.status = 0
+        self.meter: CallMeter | None = None
+        """Of a call that generates."""
+        self.body: bytes | None = None
+        """What was sent, where the log may show it."""
         scope[_KEY] = self
 
     @staticmethod

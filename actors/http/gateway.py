@@ -18,6 +18,7 @@ from anyio.abc import TaskStatus
 from ..actor import Actor, Setup
 from ..client import EngineClient
 from ..mailbox import Mailbox
+from ..messages import Drain, Stop
 from ..stats import MetricsRegistry
 from .app import build_app
 from .connection import GuardedConnection, protocol_class
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _LAST_ANSWERS_S = 1.0
 """For error events and answers that are on their way out when the gateway ends."""
+_POLL_S = 0.05
 
 
 class Server(uvicorn.Server):
@@ -43,6 +45,13 @@ class Server(uvicorn.Server):
         while not self.should_exit:
             await self.on_tick(0)
             await anyio.sleep(1.0)
+
+    async def retire(self) -> None:
+        """Accept no more connections and return when the last one is closed; idle ones are closed as ever."""
+        for server in self.servers:
+            server.close()
+        while self.server_state.connections:
+            await anyio.sleep(_POLL_S)
 
     async def run_on(
         self, listener: socket.socket, on_end: Callable[[], None], *, task_status: TaskStatus[None]
@@ -90,12 +99,16 @@ class Gateway(Actor):
             max_waiting=config.scheduler.max_queued_requests,
         )  # fmt: skip
         self.service = Service(config, card, self._client, registry, setup.located)
+        self._server: Server | None = None
+        self._hands_over = False
 
     async def serve(self, *, task_status: TaskStatus[None]) -> None:
         """Listen, and stop listening when cancelled."""
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # strangers' nonsense is no news
         listener = socket.socket(fileno=self.setup.socket_fd)
-        server = make_server(build_app(self.service))
+        if self.setup.is_listened_for:
+            await self._hear_of_engine()
+        server = self._server = make_server(build_app(self.service))
         try:
             await server.run_on(listener, self.service.calls.stop, task_status=task_status)
         finally:
@@ -103,7 +116,10 @@ class Gateway(Actor):
 
     async def handle(self, sender: str, message: Any) -> None:
         """Engine messages go to the call they belong to."""
-        self._client.handle(sender, message)
+        if isinstance(message, Drain):
+            self._hands_over = message.hands_over
+        else:
+            self._client.handle(sender, message)
 
     async def stop(self) -> None:
         """End the processes that check grammars."""
@@ -111,6 +127,22 @@ class Gateway(Actor):
         await self.service.grammars.close()
 
     async def drain(self) -> None:
-        """Refuse new calls and wait until the open ones are answered."""
-        self.service.health.draining = True
-        await self.service.calls.drained()
+        """Refuse new calls and wait until the open ones are answered.
+
+        Once another server accepts connections, a refusal would only hit clients that use theirs again: these are
+        answered, and told to open a new one next time.
+        """
+        if self._hands_over and self._server is not None:
+            self.service.closes_connections = True
+            await self._server.retire()
+        else:
+            self.service.health.draining = True
+            await self.service.calls.drained()
+
+    async def _hear_of_engine(self) -> None:
+        """Until the supervisor has told its state: a call that came before that would be told that we are starting."""
+        while self._client.state is None:
+            sender, message = await self.mailbox.receive()
+            if isinstance(message, Stop):
+                self.finish()
+            self._client.handle(sender, message)

@@ -108,6 +108,8 @@ class Generation:
         if not dialect.takes_any_type or header(scope, b"origin"):
             check_content_type(scope)
         body = await read_body(receive)
+        if service.config.server.log_prompts:
+            facts.body = body
         bounds = service.bounds()
         typed, fields = dialect.decoder.decode(body)
         head = AnswerHead(dialect.id_prefix, int(time.time()), service.model_name, service.fingerprint, began_s)
@@ -123,7 +125,7 @@ class Generation:
             )
         call = exchange.call
         facts.request_id = call.request_id
-        meter = CallMeter(service.registry, call, facts.began_s)
+        meter = facts.meter = CallMeter(service.registry, call, facts.began_s)
         headers = ignored_header(call.ignored)
         serve = self._stream if call.stream else self._whole
         await serve(scope, receive, send, exchange, meter, headers)

@@ -1,6 +1,6 @@
 """What the gateway measures of each call: times of tokens, and lengths. The names are those of ``actors/stats.py``."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 
@@ -33,6 +33,9 @@ class CallMeter:
         self._first_s: dict[int, float] = {}
         self._last_s: dict[int, float] = {}
         self._num_tokens: dict[int, int] = {}
+        self._num_prompt_tokens = self._num_cached = self._num_drafts = self._num_accepted = 0
+        self._queue_s = 0.0
+        self._ends: dict[int, str] = {}
         registry.observe("request_params_n", call.generate.n)
         if call.generate.sampling.max_tokens is not None:
             registry.observe("request_params_max_tokens", call.generate.sampling.max_tokens)
@@ -40,7 +43,22 @@ class CallMeter:
     def admitted(self, admitted: Admitted) -> None:
         """The prompts' lengths are known."""
         for prompt in admitted.prompts:
+            self._num_prompt_tokens += prompt.num_tokens
             self._registry.observe("request_prompt_tokens", prompt.num_tokens)
+
+    def told(self) -> dict[str, Any]:
+        """For the log: tokens of prompts, of these cached, of output; ms until the first left the queue and came."""
+        first_s = min(self._first_s.values(), default=None)
+        return {
+            "prompt_tokens": self._num_prompt_tokens,
+            "cached_tokens": self._num_cached,
+            "output_tokens": sum(self._num_tokens.values()),
+            "queue_ms": round(self._queue_s * 1000, 1) if first_s is not None else None,
+            "first_token_ms": round((first_s - self._began_s) * 1000, 1) if first_s is not None else None,
+            "draft_tokens": self._num_drafts or None,
+            "accepted_tokens": self._num_accepted if self._num_drafts else None,
+            "finish": ",".join(self._ends[index] for index in sorted(self._ends)) or None,
+        }
 
     def delta(self, delta: TextDelta) -> None:
         """Output has come."""
@@ -49,6 +67,7 @@ class CallMeter:
         last_s = self._last_s.get(index)
         if last_s is None:
             self._first_s[index] = now_s
+            self._queue_s = max(self._queue_s, delta.queue_s)
             self._registry.observe("request_queue_time", delta.queue_s)
             if new > 0:
                 self._registry.observe("time_to_first_token", now_s - self._began_s)
@@ -57,6 +76,11 @@ class CallMeter:
         self._last_s[index] = now_s
         self._num_tokens[index] = delta.num_tokens
         if delta.finish_reason is not None:
+            self._ends[index] = delta.finish_reason
+            self._num_cached += delta.num_cached
+            if delta.speculation is not None:
+                self._num_drafts += delta.speculation.num_draft_tokens
+                self._num_accepted += sum(delta.speculation.accepted.values())
             self._finish(index, now_s)
 
     def _finish(self, index: int, now_s: float) -> None:

@@ -56,6 +56,8 @@ class Service:
         self.registry = registry
         self.health = Health(engine)
         self.calls = OpenCalls()
+        self.closes_connections = False
+        """Each answer is its connection's last: another server has taken the port over."""
         self.model_name = config.server.served_model_name or config.model
         self.created = int(time.time())
         self.card = card
