@@ -4,8 +4,10 @@ The aim is committed tokens per second of the whole step: (decoding requests + c
 budget is the step's, the slots are the requests': all slots of all requests stand in one line, best chance first, and
 every length of that line is looked at, because costs have steps.
 
-Drafts that are there (``choose``) cost their rows and the lost overlap. Drafts for which the step must wait (``ask``)
-cost the waiting as well, so that is decided before they are made: for each depth, who is worth it.
+Drafts that are there (``choose``) cost their rows and two pauses of the device: a step with drafts waits for the answer
+before it, and the next step for its own. Behind a step with drafts the first pause is there either way. Drafts for
+which the step must wait (``ask``) cost the waiting as well, so that is decided before they are made: for each depth,
+who is worth it.
 
 Calm, so that noise costs nothing:
 
@@ -25,6 +27,7 @@ from .adapt import NONE, Depths, DraftingCost, Load, Offer, Wish
 from .step_costs import StepCosts
 
 _HURDLE, _STAY = 1.05, 1.02
+_PAUSES = 2  # of the device, before a step with drafts and behind it
 _PATIENCE = 16  # steps
 _PROBE_EVERY = 64  # steps
 _FIRST_ASK, _MOST_ASK = 32, 512
@@ -43,6 +46,7 @@ class Goodput:
         self._costs = costs
         self._is_on = True
         self._took = False
+        self._verified = False  # the step before had drafts, whatever for: the next one waits for its answer
         self._gains = False  # the offers last looked at are worth a change
         self._num_kept = 0  # offers since the last change or the last draft taken
         self._num_off = 0  # steps without asking
@@ -88,11 +92,11 @@ class Goodput:
         offered = sum(len(offer.survival) for offer in offers) + sum(len(wish.held) for wish in wishes)
         most = max((len(wish.survival) for wish in wishes), default=0)
         costs = self._costs.span(rows, offered + most * len(wishes))
-        best_rate = hurdle * load.num_decoding / costs[0]
+        best_rate = hurdle * load.num_decoding / (costs[0] + self._pause_s(load))
         tokens = float(load.num_decoding)
         if offered:
             tokens += sum(sum(offer.survival) for offer in offers) + sum(sum(wish.held) for wish in wishes)
-            best_rate = max(best_rate, hurdle * tokens / (costs[offered] + load.overhead_s))
+            best_rate = max(best_rate, hurdle * tokens / (costs[offered] + _PAUSES * load.overhead_s))
         best: tuple[int, list[tuple[float, Wish]]] = 0, []
         for depth in range(1, most + 1):
             gains = sorted(((sum(wish.survival[:depth]) - sum(wish.held), wish) for wish in wishes), key=_gain)
@@ -101,7 +105,7 @@ class Goodput:
                 gained += sum(gain for gain, _ in gains[at:num])
                 num_rows += sum(depth - len(wish.held) for _, wish in gains[at:num])
                 at = num
-                step_s = costs[num_rows] + load.overhead_s + cost(num, depth)
+                step_s = costs[num_rows] + _PAUSES * load.overhead_s + cost(num, depth)
                 rate = (tokens + gained) / step_s
                 if rate > best_rate:
                     best, best_rate = (depth, gains[:num]), rate
@@ -141,17 +145,22 @@ class Goodput:
         slots = sorted((s for offer in offers for s in offer.survival), reverse=True)
         costs = self._costs.span(load.num_decoding + load.num_prompt_rows, len(slots))
         tokens = float(load.num_decoding)
-        best, best_rate = 0, hurdle * tokens / costs[0]
+        best, best_rate = 0, hurdle * tokens / (costs[0] + self._pause_s(load))
         for num, (chance, cost) in enumerate(zip(slots, costs[1:], strict=True), 1):
             tokens += chance
-            rate = tokens / (cost + load.overhead_s)
+            rate = tokens / (cost + _PAUSES * load.overhead_s)
             if rate > best_rate:
                 best, best_rate = num, rate
         return best
 
+    def _pause_s(self, load: Load) -> float:
+        """What a step without drafts waits for."""
+        return load.overhead_s if self._verified else 0.0
+
     def stepped(self, num_offers: int, num_taken: int) -> None:
         """On is kept for 16 fruitless offers at least; off until a probe finds a gain."""
         self._asks.tried = NONE
+        self._verified = num_taken > 0
         if self._num_taken >= self._compare_at:
             self._num_taken, self._compare_at = 0, min(2 * self._compare_at, _COMPARE_EVERY)
         self._num_taken += num_taken > 0

@@ -20,7 +20,7 @@ def best_by_search(offers: list[Offer], load: Load, costs: StepCosts) -> float:
     for depths in itertools.product(*(range(len(o.survival) + 1) for o in offers)):
         tokens = load.num_decoding + sum(sum(o.survival[:k]) for o, k in zip(offers, depths, strict=True))
         cost = costs.at(load.num_decoding + load.num_prompt_rows + sum(depths))
-        best = max(best, tokens / (cost + (load.overhead_s if sum(depths) else 0.0)))
+        best = max(best, tokens / (cost + (2 * load.overhead_s if sum(depths) else 0.0)))
     return best
 
 
@@ -44,7 +44,7 @@ def test_goodput_finds_the_best_choice_of_all(seed: int) -> None:
     depths = policy.choose(offers, load)
     num = sum(depths.values())
     tokens = load.num_decoding + sum(sum(o.survival[: depths.get(o.request_id, 0)]) for o in offers)
-    cost = costs.at(load.num_decoding + load.num_prompt_rows + num) + (load.overhead_s if num else 0.0)
+    cost = costs.at(load.num_decoding + load.num_prompt_rows + num) + (2 * load.overhead_s if num else 0.0)
     assert tokens / cost == pytest.approx(best_by_search(offers, load, costs))
 
 
