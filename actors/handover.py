@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import anyio
 import msgspec
-from anyio.abc import UNIXSocketStream
+from anyio.abc import SocketStream, UNIXSocketStream
 
 from .. import __version__
 from ..engine.errors import PacelineError
@@ -87,7 +87,8 @@ class Offer:
         async with await anyio.create_unix_listener(path, mode=0o600) as control:
             await control.serve(self._attend)
 
-    async def _attend(self, stream: UNIXSocketStream) -> None:  # pyright: ignore[reportArgumentType]
+    async def _attend(self, stream: SocketStream) -> None:
+        assert isinstance(stream, UNIXSocketStream)
         async with stream:
             try:
                 await self._talk(stream)

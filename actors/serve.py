@@ -1,5 +1,6 @@
 """``paceline serve`` and ``upgrade`` below their command lines: port, supervisor, signals, and what a person reads."""
 
+import contextlib
 import logging
 import signal
 import socket
@@ -73,8 +74,9 @@ def announce(ready: Ready) -> None:
     blocks = ""
     if ready.target is not None:
         blocks = f", {ready.target.num_blocks} KV blocks of {ready.target.block_size} tokens"
-    sys.stdout.write(f"paceline serves {ready.model} at {ready.url} (ready in {ready.load_s:.1f} s{blocks})\n")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # nobody reads it: a full disk, a closed pipe
+        sys.stdout.write(f"paceline serves {ready.model} at {ready.url} (ready in {ready.load_s:.1f} s{blocks})\n")
+        sys.stdout.flush()
 
 
 class _Server:

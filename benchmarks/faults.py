@@ -24,7 +24,21 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent / "support"))
 
-from fault_kinds import bodies, deaths, draft, ending, gateway_deaths, leavers, pool, slow, soak, upgrade
+from fault_kinds import (
+    bodies,
+    deaths,
+    draft,
+    ending,
+    files,
+    gateway_deaths,
+    leavers,
+    pool,
+    prefills,
+    slow,
+    soak,
+    strangers,
+    upgrade,
+)
 from fault_kinds.judge import HEAD, Outcome
 from fault_kinds.rig import Rig, Settings, serving
 from report import save, table
@@ -38,16 +52,20 @@ FAULTS: dict[str, Callable[[Rig], Awaitable[list[Outcome]]]] = {
     "bodies": bodies.bodies,
     "storm": leavers.storm,
     "slow": slow.slow,
+    "strangers": strangers.strangers,
     "pool": pool.pool,
     "drain": ending.drain,
     "upgrade": upgrade.upgrade,
     "supervisor": ending.supervisor,
     "stop": deaths.stop,
     "stop-gateway": gateway_deaths.stop_gateway,
+    "file-gone": files.gone,
+    "file-cut": files.cut,
     "draft": lambda rig: draft.draft(rig.settings),
     "soak": soak.soak,
+    "prefills": prefills.prefills,
 }
-_LONG = {"draft", "soak"}
+_LONG = {"draft", "soak", "prefills"}
 _OPTIONS = ("cache.num_blocks=2048",)
 """Room for all streams, and the same on each machine."""
 
@@ -56,7 +74,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     quick = ",".join(name for name in FAULTS if name not in _LONG)
-    add("--faults", default=quick, metavar="A,B", help=f"which: {', '.join(FAULTS)} (default: all but draft and soak)")
+    which = f"which: {', '.join(FAULTS)} (default: all but {', '.join(sorted(_LONG))})"
+    add("--faults", default=quick, metavar="A,B", help=which)
     add("--model", default="smollm2:135m", help="the target (default %(default)s)")
     add("--draft", default="", help="draft: the draft model (default: the target's own)")
     add("--data", type=Path, help="prompts: a .jsonl file or a folder of them (default: our own few)")
@@ -64,6 +83,8 @@ def arguments() -> argparse.Namespace:
     add("--max-tokens", type=int, default=0, help="of a stream, about (default: 100, draft 200)")
     add("--rounds", type=int, default=3, help="deaths of the target or draft (default %(default)s)")
     add("--slow-readers", type=int, default=32, help="clients that read 1 byte/s (default %(default)s)")
+    add("--idle", type=int, default=2000, help="connections that ask for nothing (default %(default)s)")
+    add("--prefill-s", type=float, default=600, help="prefills: seconds (default %(default)s)")
     add("--departures", type=int, default=200, help="clients that leave in the storm (default %(default)s)")
     add("--soak", type=int, default=0, metavar="N", help="mixed calls of a soak; adds it to the list")
     add("-s", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="config key, as serve's -s")
@@ -92,6 +113,8 @@ def settings(args: argparse.Namespace) -> Settings:
         soak=args.soak,
         slow_readers=args.slow_readers,
         departures=args.departures,
+        idle=args.idle,
+        prefill_s=args.prefill_s,
         overrides=args.overrides,
     )
 

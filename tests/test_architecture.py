@@ -49,7 +49,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
                     "engine.formats"),
     "actors.http": (
         "actors.http", "actors.client", "actors.model_store", "actors.messages", "actors.stats", "actors.actor",
-        "actors.mailbox", "actors.output_format", "actors.text.response", "engine.types", "engine.errors",
+        "actors.logs", "actors.mailbox", "actors.output_format", "actors.text.response", "engine.types",
+        "engine.errors",
         "engine.config", "engine.store.located", "engine.store.progress",
     ),
     "actors": ("actors", "engine", "kernels", "spec_decode"),

@@ -25,6 +25,7 @@ TELLS_THE_TIME = {
     "actors/http/generation.py": "created, in an answer",
     "actors/http/ollama.py": "created_at, in an answer",
     "actors/http/service.py": "created, of the model",
+    "actors/logs.py": "the time of a line",
     "actors/terminal.py": "how long ago a file was written, for people",
     "actors/text/template_sandbox.py": "strftime_now, which templates call",
     "engine/nn/packed_cache.py": "age of a leftover file, compared with its mtime: a wrong answer costs a slow start",

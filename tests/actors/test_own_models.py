@@ -30,7 +30,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def parse(verb: str, *words: str) -> argparse.Namespace:
-    args = cli._parse(verb, list(words))
+    args = cli.parse(verb, list(words))
     assert args is not None
     return args
 

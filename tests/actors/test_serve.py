@@ -125,7 +125,7 @@ def test_it_says_that_it_is_ready_answers_and_drains(start: Start) -> None:
     [lines] = outcome
     assert lines[-1] == "done" and "".join(x + " " for x in lines[:-1]) == text_of(expected([9], 100))
     code, err = server.end()
-    assert code == 0 and err == "SIGTERM: ending when open calls are answered, after 10 s at most\n"
+    assert code == 0 and err == "WARNING supervisor: SIGTERM: ending when open calls are answered, after 10 s at most\n"
     assert server.nothing_left()
 
 
@@ -133,7 +133,7 @@ def test_a_terminal_that_goes_away_ends_it_in_order(start: Start) -> None:
     server = start()
     server.process.send_signal(signal.SIGHUP)
     code, err = server.end()
-    assert code == 0 and err.startswith("SIGHUP: ") and server.nothing_left()
+    assert code == 0 and err.startswith("WARNING supervisor: SIGHUP: ") and server.nothing_left()
 
 
 def test_under_nohup_it_outlives_its_terminal(start: Start) -> None:
@@ -179,6 +179,7 @@ def test_a_murdered_parent_takes_everything_with_it(start: Start) -> None:
     server.process.wait()
     eventually(server.nothing_left)
     with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger
         s.bind(("127.0.0.1", server.port))
 
 

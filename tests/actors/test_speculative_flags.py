@@ -13,7 +13,7 @@ from paceline.engine.errors import ConfigError
 
 
 def section(*words: str) -> Speculation:
-    args = cli._parse("serve", ["m", *words])
+    args = cli.parse("serve", ["m", *words])
     assert isinstance(args, argparse.Namespace)
     return config.load(None, args.overrides, {}).speculation
 

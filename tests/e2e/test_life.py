@@ -120,6 +120,18 @@ def refused(*command: str, env: dict[str, str] | None = None, within: float = 8.
     return lines[-1]
 
 
+def test_a_log_that_nobody_takes_fails_no_call(tiny_folder: Path) -> None:
+    port = free_port()
+    command = paceline_command(str(tiny_folder), port, ["-s", "cache.num_blocks=64"])
+    with Server(command, port, log=Path("/dev/full")) as server:
+        server.wait(timeout=60)
+        for _ in range(3):
+            status, _ = post(f"{server.url}/v1/completions", {"prompt": [5, 6], "max_tokens": 2})
+            assert status == 200
+        eventually(lambda: metrics(server.url).get("paceline_log_lines_lost_total", 0) >= 3)
+    assert server.process.returncode == 0
+
+
 def test_busy_port_names_port_and_owner(server: Server, tiny_folder: Path) -> None:
     port = server.url.rsplit(":", 1)[1]
     line = refused("serve", str(tiny_folder), "--port", port)

@@ -100,8 +100,9 @@ def _words(server: Server) -> list[str]:
 def test_what_cannot_start_leaves_the_old_server_as_it_was(serve: Any) -> None:
     with serve() as old:
         port, pid = old.url.rpartition(":")[2], old.process.pid
-        for words in (["no-such-model"], [*_words(old), "-s", "target.max_model_len=-1"],
-                      [*_words(old), "-s", "cache.max_bytes=1"]):  # fmt: skip
+        told = upgrade(port, *_words(old), "-s", "target.max_model_len=-1")
+        assert (told.returncode, told.stderr) == (1, "paceline: target.max_model_len = -1: must be at least 0\n")
+        for words in (["no-such-model"], [*_words(old), "-s", "cache.num_blocks=0", "-s", "cache.max_bytes=1"]):
             told = upgrade(port, *words)
             assert told.returncode == 1
             assert told.stderr.strip().endswith(f"pid {pid} goes on serving"), told.stderr
@@ -125,9 +126,11 @@ def test_one_at_a_time_and_strangers_nonsense_changes_nothing(serve: Any) -> Non
         with handover.take(port) as taken:
             assert (taken.pid, taken.cwd) == (pid, os.getcwd())
             assert taken.listener.getsockname()[1] == port
-            told = upgrade(str(port))
-            assert told.returncode == 1
-            assert f"pid {os.getpid()} is taking over from pid {pid}" in told.stderr
+            assert upgrade(str(port)).returncode == 1
+            with socket.socket(socket.AF_UNIX) as control:
+                control.connect(_control(pid))
+                control.sendall(b'{"type":"Ask","pid":7}\n')
+                assert f"pid {os.getpid()} is taking over from pid {pid}" in control.recv(4096).decode()
         eventually(lambda: _is_free_again(port))
         assert stream(old.url, CALLS[0])
 
@@ -144,7 +147,8 @@ def _is_free_again(port: int) -> bool:
 def _control(pid: int) -> str:
     import psutil
 
-    return next(c.laddr for c in psutil.Process(pid).net_connections("unix") if str(c.laddr).endswith("/control"))
+    paths = [str(c.laddr) for c in psutil.Process(pid).net_connections("unix")]
+    return next(path for path in paths if path.endswith("/control"))
 
 
 def test_a_port_of_somebody_else_is_left_alone() -> None:

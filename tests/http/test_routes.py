@@ -1,6 +1,7 @@
 """The routes around the calls: models, health, metrics; who may call; what is counted."""
 
 import asyncio
+import re
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from fake_engine import FakeEngine, state
 from http_app import in_process, on_socket
 
+from paceline.actors.logs import TextFormat
 from paceline.actors.messages import Stats
 
 pytestmark = pytest.mark.anyio
@@ -232,6 +234,7 @@ async def test_one_log_line_a_request_without_what_the_client_wrote(caplog: pyte
     async with in_process() as client:
         await client.post(COMPLETIONS, json={"prompt": "private words"}, headers={"x-request-id": "abc"})
         await client.get("/private-path")
-    lines = [r.getMessage() for r in caplog.records if r.name.startswith("paceline")]
-    assert len(lines) == 2 and "/v1/completions 200" in lines[0] and "id=abc" in lines[0]
+    lines = [TextFormat("gateway").format(r) for r in caplog.records if r.name.startswith("paceline")]
+    assert len(lines) == 2 and "/v1/completions 200" in lines[0] and " request_id=abc " in lines[0]
+    assert re.search(r" prompt_tokens=\d+ cached_tokens=\d+ output_tokens=\d+ .* finish=\w+$", lines[0]), lines[0]
     assert not any("private" in line for line in lines)

@@ -39,6 +39,8 @@ class Settings:
     data: Path | None = None
     soak: int = 0
     slow_readers: int = 32
+    idle: int = 2000
+    prefill_s: float = 0.0
     departures: int = 200
     overrides: list[str] = field(default_factory=list)
 
@@ -119,6 +121,22 @@ class Rig:
     def crowd(self, calls: Sequence[Call] | None = None) -> Crowd:
         """The calls, all at once, under way when this returns."""
         return Crowd(self.target, self.calls() if calls is None else calls)
+
+    async def ids(self, token_ids: Sequence[int], max_tokens: int) -> str:
+        """A completion of a prompt of ids, not streamed; what went wrong, empty = nothing."""
+        target = self.target
+        body = json.dumps({"model": await target.find_model(), "prompt": list(token_ids), "max_tokens": max_tokens})
+        try:
+            reader, writer = await asyncio.open_connection(target.host, target.port)
+            try:
+                head = f"POST /v1/completions HTTP/1.1\r\n{target.headers}Content-Length: {len(body)}\r\n\r\n"
+                writer.write(head.encode() + body.encode())
+                answer = await reader.read()
+            finally:
+                writer.close()
+        except OSError as e:
+            return f"{type(e).__name__}: {e}"
+        return "" if answer.startswith(b"HTTP/1.1 200") else answer[:300].decode(errors="replace")
 
     async def undisturbed(self) -> dict[str, Told]:
         """What comes of the calls while nobody does anything to the server."""
