@@ -190,7 +190,8 @@ def write(args: argparse.Namespace, ready: dict[str, float], rows: list[dict[str
     """After every case: a run of many cases may be ended early."""
     if args.out:
         peers = peer_versions(args)
-        save(args.out, {"model": args.model, "peers": peers, "ready_s": ready, "rows": rows}, quiet=True)
+        model = args.model.rpartition("/")[2] if args.model.endswith(".gguf") else args.model  # of a path, the file
+        save(args.out, {"model": model, "peers": peers, "ready_s": ready, "rows": rows}, quiet=True)
 
 
 def main() -> None:
