@@ -4,6 +4,7 @@ It knows requests and answers, and nothing of tokens' meaning, blocks or devices
 moment, with 503 ``starting`` until the model is loaded.
 """
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 _LAST_ANSWERS_S = 1.0
 """For error events and answers that are on their way out when the gateway ends."""
 _POLL_S = 0.05
+_ACCEPTED_S = 0.1
+"""For what was accepted last to become a connection."""
 
 
 class Server(uvicorn.Server):
@@ -47,10 +50,18 @@ class Server(uvicorn.Server):
             await anyio.sleep(1.0)
 
     async def retire(self) -> None:
-        """Accept no more connections and return when the last one is closed; idle ones are closed as ever."""
+        """Accept no more connections and return when the last one is closed; idle ones are closed as ever.
+
+        An accepted socket becomes a connection a turn of the loop later, and is lost if its server is closed by then:
+        so nothing is accepted any more first, and the server closed a moment later.
+        """
+        loop = asyncio.get_running_loop()
+        for listener in [listener for server in self.servers for listener in server.sockets]:
+            loop.remove_reader(listener.fileno())
+        await anyio.sleep(_ACCEPTED_S)
         for server in self.servers:
             server.close()
-        while self.server_state.connections:
+        while self.server_state.connections or self.server_state.tasks:
             await anyio.sleep(_POLL_S)
 
     async def run_on(
